@@ -1,0 +1,1 @@
+"""The coordinator role: membership, routing, leases. Not part of this version."""

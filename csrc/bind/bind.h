@@ -1,0 +1,19 @@
+// What the binding files share: their entry points, and the way from a Status to a Python exception.
+//
+// Thread-safety: call with the GIL held.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "base/status.h"
+
+namespace embery {
+
+// Throws the Python exception that embery.errors.FROM_STATUS names for the code; nothing if OK.
+void ThrowIfError(const Status& status);
+
+void BindBatch(pybind11::module_& module);
+void BindHash(pybind11::module_& module);
+void BindStore(pybind11::module_& module);
+
+}  // namespace embery

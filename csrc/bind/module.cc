@@ -1,0 +1,22 @@
+#include "bind/bind.h"
+
+namespace py = pybind11;
+
+namespace embery {
+
+void ThrowIfError(const Status& status) {
+  if (status.ok()) return;
+  const py::object table = py::module_::import("embery.errors").attr("FROM_STATUS");
+  const py::object kind = table[StatusCodeName(status.code())];
+  PyErr_SetString(kind.ptr(), status.message().c_str());
+  throw py::error_already_set();
+}
+
+}  // namespace embery
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "The native core of Embery: tables, batches of keys, hashing.";
+  embery::BindBatch(module);
+  embery::BindHash(module);
+  embery::BindStore(module);
+}

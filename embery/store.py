@@ -1,0 +1,219 @@
+"""The store: the client handle through which tables are used, embedded or on a cluster.
+
+`connect` opens one. The interface is the same whatever is behind it; a training script that runs on
+the embedded store runs unchanged on a cluster.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embery.errors import InvalidArgument, Unavailable
+from embery.table import Table
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from embery.checkpoint import Checkpoint
+
+U64 = NDArray[np.uint64]
+F32 = NDArray[np.float32]
+URL_VARIABLE = "EMBERY_STORE"
+
+
+class Store(ABC):
+    """Tables of rows, wherever they live. Every method may be called from any thread."""
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Return the address that `connect` opened."""
+
+    # -- tables -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def create_table(self, table: Table) -> None:
+        """Create `table`; a no-op if an equal one exists.
+
+        Raises `SchemaMismatch` if a table of this name has another definition.
+        """
+
+    @abstractmethod
+    def tables(self) -> dict[str, Table]:
+        """Return the definitions of all tables by name."""
+
+    # -- rows, one table --------------------------------------------------------------------------
+
+    @abstractmethod
+    def pull(
+        self, table: str, keys: Any, *, train: bool = True, out: F32 | None = None
+    ) -> F32:
+        """Return the rows of `keys`.
+
+        Args:
+            table: name of the table.
+            keys: uint64 or int64, shape (n,); duplicates allowed. numpy, torch (CPU), Arrow, or
+                anything else with the buffer protocol or DLPack. An int64 key is taken as its bits.
+            train: True inserts absent keys (through the table's admission) and reads a key that
+                admission holds back as its initial value. False never inserts; an absent key reads
+                as zeros.
+            out: float32, shape (n, dim), C-contiguous; filled and returned instead of a new array.
+
+        Returns:
+            float32, shape (n, dim).
+
+        Raises:
+            TableNotFound, InvalidArgument: nothing was changed.
+        """
+
+    @abstractmethod
+    def push(self, table: str, keys: Any, grads: Any) -> None:
+        """Apply one optimizer step to each distinct key; returns once applied.
+
+        Args:
+            table: name of the table.
+            keys: as in `pull`; the gradients of duplicates are summed in order.
+            grads: float32, shape (n, dim).
+
+        Raises:
+            TableNotFound, InvalidArgument: nothing was changed.
+        """
+
+    @abstractmethod
+    def pull_async(self, table: str, keys: Any, *, train: bool = True) -> Future[F32]:
+        """Start a `pull`; asynchronous calls of one store run in the order they were made."""
+
+    @abstractmethod
+    def push_async(self, table: str, keys: Any, grads: Any) -> Future[None]:
+        """Start a `push`; the arrays must not change until the future is done."""
+
+    # -- rows, many tables: what the training modules use -------------------------------------------
+
+    @abstractmethod
+    def pull_batch(
+        self,
+        tables: Sequence[str],
+        keys: Sequence[U64],
+        out: Sequence[F32],
+        *,
+        mode: Literal["train", "eval"],
+    ) -> None:
+        """Pull from several tables at once: `keys[i]` of `tables[i]` into `out[i]`."""
+
+    @abstractmethod
+    def peek_batch(
+        self,
+        tables: Sequence[str],
+        keys: Sequence[U64],
+        out: Sequence[F32],
+        absent: Sequence[NDArray[np.uint8]],
+    ) -> None:
+        """Read rows without inserting, counting or touching anything.
+
+        Where `absent[i][j]` is set to 1 the row does not exist and `out[i][j]` is undefined. This is
+        what look-ahead uses: it leaves no trace in any table.
+        """
+
+    @abstractmethod
+    def push_batch(
+        self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32]
+    ) -> None:
+        """Push to several tables at once; returns once all is applied."""
+
+    @abstractmethod
+    def deletions(self, table: str) -> int:
+        """Return how many rows `table` has ever deleted: it grows whenever a peeked row may be gone."""
+
+    # -- whole store ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def stats(self) -> dict[str, Any]:
+        """Return counters: {"tables": {name: {"rows", "bytes", "admitted", ...}}, "servers": ...}."""
+
+    @abstractmethod
+    def inspect(self, table: str, key: int) -> dict[str, Any] | None:
+        """Return all there is to know about one row, or None if it does not exist."""
+
+    @abstractmethod
+    def evict(self, table: str) -> int:
+        """Apply the table's eviction policy now; return the number of rows evicted."""
+
+    @abstractmethod
+    def checkpoint(
+        self, dest: str | os.PathLike[str], *, delta: bool = False,
+        state: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Save all tables, and `state`, as one consistent checkpoint under `dest`.
+
+        Args:
+            dest: folder or URI; each checkpoint becomes a folder of its own in it.
+            delta: save only what changed since the last checkpoint.
+            state: JSON values and numpy arrays, nested in dicts and lists: dense parameters,
+                optimizer, position in the data.
+
+        Returns:
+            the path of the manifest.
+        """
+
+    @abstractmethod
+    def restore(self, src: str | os.PathLike[str]) -> Checkpoint:
+        """Replace all tables by those of the checkpoint `src` (a manifest, its folder, or a folder of
+        checkpoints, of which the newest is taken); return it, with the `state` it was saved with.
+
+        Raises:
+            CheckpointCorrupt: it is damaged or incomplete; the store is as before.
+            SchemaMismatch: a table exists here with another definition; the store is as before.
+        """  # noqa: D205
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish asynchronous calls and let go of everything. May be called twice."""
+
+    def __enter__(self) -> Self:
+        """Return the store itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the store."""
+        self.close()
+
+
+def connect(url: str | None = None, **options: Any) -> Store:
+    """Open a store.
+
+    Args:
+        url: "embedded:" keeps the rows in this process; "embery://HOST:PORT" is a cluster, by its
+            coordinator. None takes $EMBERY_STORE, which the launcher sets, else "embedded:".
+        **options: of the embedded store: `threads` (int, default: the processors this process may
+            use), `simd` ("auto", "avx512", "avx2", "baseline"), `clock` (a callable returning seconds
+            since 1970, for time-to-live).
+
+    Raises:
+        InvalidArgument: the URL or an option is not understood.
+    """
+    url = url or os.environ.get(URL_VARIABLE) or "embedded:"
+    scheme = url.split(":", 1)[0]
+    if scheme == "embedded":
+        from embery.embedded import EmbeddedStore  # noqa: PLC0415  the native module loads on use
+
+        return EmbeddedStore(url, **options)
+    if scheme == "embery":
+        raise Unavailable(
+            f"connect({url!r}): this version has no cluster client yet; use 'embedded:'"
+        )
+    raise InvalidArgument(
+        f"connect: unknown store URL {url!r}; expected 'embedded:' or 'embery://HOST:PORT'"
+    )

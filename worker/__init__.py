@@ -1,0 +1,1 @@
+"""The training role: embedding modules, look-ahead, trainer, metrics."""
