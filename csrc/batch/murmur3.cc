@@ -35,8 +35,8 @@ uint64_t LowBytes(uint64_t word, size_t count) {
   return count == 0 ? 0 : word & (~uint64_t{0} >> (64 - 8 * count));
 }
 
-// The last, incomplete block, padded with zeros. `readable` counts the bytes from `data` on that may
-// be read: where a whole block may be, masking it avoids a branch a byte on the length.
+// The last, incomplete block, padded with zeros. `readable` counts the bytes from `data` on that
+// may be read: where a whole block may be, masking it avoids a branch a byte on the length.
 Block LoadTail(const uint8_t* data, size_t length, size_t readable) {
   if (readable >= kBlockBytes) [[likely]] {
     const Block block = LoadBlock(data);
@@ -48,7 +48,7 @@ Block LoadTail(const uint8_t* data, size_t length, size_t readable) {
   return block;
 }
 
-uint64_t HashReadable(const uint8_t* data, size_t length, size_t readable, uint32_t seed) {
+inline uint64_t HashReadable(const uint8_t* data, size_t length, size_t readable, uint32_t seed) {
   uint64_t h1 = seed;
   uint64_t h2 = seed;
   size_t done = 0;
@@ -85,9 +85,9 @@ bool IsWithin(Offset begin, Offset end, size_t size) {
 template <typename Offset>
 Status BadOffset(const StringColumn<Offset>& column, size_t index) {
   return Status::InvalidArgument(
-      "string " + std::to_string(index) + " spans bytes [" +
-      std::to_string(column.offsets[index]) + ", " + std::to_string(column.offsets[index + 1]) +
-      ") of a buffer of " + std::to_string(column.bytes.size()) + " bytes; offsets must not decrease");
+      "string " + std::to_string(index) + " spans bytes [" + std::to_string(column.offsets[index]) +
+      ", " + std::to_string(column.offsets[index + 1]) + ") of a buffer of " +
+      std::to_string(column.bytes.size()) + " bytes; offsets must not decrease");
 }
 
 }  // namespace
@@ -98,14 +98,18 @@ uint64_t Murmur3Low64(const void* data, size_t length, uint32_t seed) {
 
 template <typename Offset>
 Status HashStrings(const StringColumn<Offset>& column, uint32_t seed, std::span<uint64_t> keys) {
-  const uint8_t* const bytes = column.bytes.data();
-  const size_t size = column.bytes.size();
-  for (size_t i = 0; i < column.size(); ++i) {
-    const Offset begin = column.offsets[i];
-    const Offset end = column.offsets[i + 1];
-    if (!IsWithin(begin, end, size)) [[unlikely]] return BadOffset(column, i);
+  // Copies, because the compiler must assume that a store to `keys` changes the column.
+  const std::span<const Offset> offsets = column.offsets;
+  const std::span<const uint8_t> bytes = column.bytes;
+  const size_t count = column.size();
+  for (size_t i = 0; i < count; ++i) {
+    const Offset begin = offsets[i];
+    const Offset end = offsets[i + 1];
+    if (!IsWithin(begin, end, bytes.size())) [[unlikely]]
+      return BadOffset(column, i);
     const auto first = static_cast<size_t>(begin);
-    keys[i] = HashReadable(bytes + first, static_cast<size_t>(end - begin), size - first, seed);
+    keys[i] = HashReadable(bytes.data() + first, static_cast<size_t>(end - begin),
+                           bytes.size() - first, seed);
   }
   return Status::Ok();
 }
@@ -115,9 +119,10 @@ Status ParseHexStrings(const StringColumn<Offset>& column, std::span<uint64_t> k
   for (size_t i = 0; i < column.size(); ++i) {
     const Offset begin = column.offsets[i];
     const Offset end = column.offsets[i + 1];
-    if (!IsWithin(begin, end, column.bytes.size())) [[unlikely]] return BadOffset(column, i);
-    const auto digits = column.bytes.subspan(static_cast<size_t>(begin),
-                                             static_cast<size_t>(end - begin));
+    if (!IsWithin(begin, end, column.bytes.size())) [[unlikely]]
+      return BadOffset(column, i);
+    const auto digits =
+        column.bytes.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
     uint64_t key = 0;
     uint8_t seen = 0;
     for (const uint8_t digit : digits) {

@@ -76,7 +76,8 @@ TEST(AnOffsetOutsideTheBufferIsRefused) {
   const std::vector<uint8_t> bytes(4);
   std::vector<uint64_t> keys(2);
   for (const std::vector<int32_t>& offsets :
-       {std::vector<int32_t>{0, 3, 2}, std::vector<int32_t>{-1, 1, 2}, std::vector<int32_t>{0, 1, 5}}) {
+       {std::vector<int32_t>{0, 3, 2}, std::vector<int32_t>{-1, 1, 2},
+        std::vector<int32_t>{0, 1, 5}}) {
     CHECK_TRUE(HashStrings(View(offsets, bytes), 0, std::span(keys)).code() ==
                StatusCode::kInvalidArgument);
     CHECK_TRUE(ParseHexStrings(View(offsets, bytes), std::span(keys)).code() ==
