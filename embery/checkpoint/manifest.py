@@ -1,0 +1,228 @@
+"""The manifest of a checkpoint: what it holds, under one seal.
+
+The encoder and decoder of `manifest.json`. The last `SEAL_BYTES` bytes hold the SHA-256 of all
+bytes before them and are compared as a whole, so there is no byte that could change unnoticed, and
+the file is still plain JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from embery.checkpoint import format as fmt
+from embery.errors import CheckpointCorrupt
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file of the checkpoint: its name in the folder, its size and the CRC-32 of all of it."""
+
+    name: str
+    bytes: int
+    crc32: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEntry:
+    """The rows of a table in the slots [slot_begin, slot_end)."""
+
+    slot_begin: int
+    slot_end: int
+    rows: int
+    file: FileEntry
+
+
+@dataclass(frozen=True, slots=True)
+class TableEntry:
+    """A table: its definition (`Table.to_dict()`), the layout of its rows, and its files."""
+
+    name: str
+    definition: Mapping[str, Any]
+    value_bytes: int
+    state_floats: int
+    rows: int
+    groups: tuple[GroupEntry, ...]
+    state: FileEntry
+
+    def files(self) -> list[FileEntry]:
+        """Return all files of the table."""
+        return [*(group.file for group in self.groups), self.state]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All there is to know about a checkpoint but its bytes."""
+
+    number: int
+    created_at_s: int
+    writer: str
+    tables: tuple[TableEntry, ...]
+    state: FileEntry | None
+    kind: str = "full"
+    base: int | None = None
+
+    def files(self) -> list[FileEntry]:
+        """Return all files of the checkpoint but the manifest."""
+        own = [] if self.state is None else [self.state]
+        return [*(file for table in self.tables for file in table.files()), *own]
+
+
+def _seal(body: bytes) -> bytes:
+    return b',\n"sha256": "' + hashlib.sha256(body).hexdigest().encode() + b'"\n}\n'
+
+
+SEAL_BYTES = len(_seal(b""))
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Return the bytes of `manifest.json`."""
+    head = {
+        "format": fmt.FORMAT,
+        "version": fmt.VERSION,
+        "slots": fmt.SLOTS,
+        "slot_hash": fmt.SLOT_HASH,
+    }
+    text = json.dumps({**head, **asdict(manifest)}, indent=1, allow_nan=False)
+    body = text.removesuffix("\n}").encode()
+    return body + _seal(body)
+
+
+def decode(data: bytes, where: str) -> Manifest:
+    """Return the manifest in `data`, read from the file `where`.
+
+    Raises:
+        CheckpointCorrupt: a byte is damaged or missing, or it is another program's or version's.
+    """
+    body = data[:-SEAL_BYTES]
+    if data[-SEAL_BYTES:] != _seal(body):
+        raise CheckpointCorrupt(
+            f"{where}: expected a manifest of {fmt.FORMAT!r} that ends in the SHA-256 of what is "
+            f"before, got {len(data)} bytes that do not match; the file is damaged, cut short or "
+            "another program's"
+        )
+    try:
+        members = json.loads(data)
+        _check_head(members, where)
+        tables = tuple(_table(table) for table in _take(members, "tables", list))
+        state = _take(members, "state", dict, None)
+        base = _take(members, "base", int, None)
+        manifest = Manifest(
+            number=_take(members, "number", int),
+            created_at_s=_take(members, "created_at_s", int),
+            writer=_take(members, "writer", str),
+            tables=tables,
+            state=None if state is None else _file(state),
+            kind=_take(members, "kind", str),
+            base=base,
+        )
+        _require_only(members, Manifest, "format", "version", "slots", "slot_hash", "sha256")
+        _check(manifest)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CheckpointCorrupt(
+            f"{where}: expected the members of docs/formats/checkpoint.md, got: {error}"
+        ) from error
+    return manifest
+
+
+def _check_head(members: Any, where: str) -> None:
+    found = _take(members, "format", str)
+    if found != fmt.FORMAT:
+        raise CheckpointCorrupt(f"{where}: expected format {fmt.FORMAT!r}, got {found!r}")
+    version = _take(members, "version", int)
+    if version != fmt.VERSION:
+        raise CheckpointCorrupt(
+            f"{where}: expected format version {fmt.VERSION}, got {version}; "
+            "read it with the version of Embery that wrote it, or a later one"
+        )
+    for key, expected in (("slots", fmt.SLOTS), ("slot_hash", fmt.SLOT_HASH)):
+        got = _take(members, key, int)
+        if got != expected:
+            raise CheckpointCorrupt(f"{where}: expected {key} {expected}, got {got}")
+
+
+def _check(manifest: Manifest) -> None:
+    """Check what the members say together; raise ValueError."""
+    if manifest.number < 1:
+        raise ValueError(f"number {manifest.number}")
+    if manifest.kind != "full" or manifest.base is not None:
+        raise ValueError(
+            f"kind {manifest.kind!r} on base {manifest.base}; this version reads 'full'"
+        )
+    names = [table.name for table in manifest.tables]
+    if names != sorted(set(names)):
+        raise ValueError(f"tables {names}, which are not sorted or not distinct")
+    files = [file.name for file in manifest.files()]
+    if len(files) != len(set(files)):
+        raise ValueError("two entries that share a file")
+    for table in manifest.tables:
+        if table.definition.get("name") != table.name:
+            raise ValueError(f"table {table.name!r} with the definition of another")
+        if table.rows != sum(group.rows for group in table.groups):
+            raise ValueError(
+                f"table {table.name!r}: {table.rows} rows, which its groups do not add up to"
+            )
+        at = 0
+        for group in table.groups:
+            if not at <= group.slot_begin < group.slot_end <= fmt.SLOTS:
+                raise ValueError(f"table {table.name!r}: slots {group.slot_begin}-{group.slot_end}")
+            at = group.slot_end
+
+
+def _table(members: Any) -> TableEntry:
+    _require_only(members, TableEntry)
+    return TableEntry(
+        name=_take(members, "name", str),
+        definition=_take(members, "definition", dict),
+        value_bytes=_take_count(members, "value_bytes"),
+        state_floats=_take_count(members, "state_floats"),
+        rows=_take_count(members, "rows"),
+        groups=tuple(_group(group) for group in _take(members, "groups", list)),
+        state=_file(_take(members, "state", dict)),
+    )
+
+
+def _group(members: Any) -> GroupEntry:
+    _require_only(members, GroupEntry)
+    return GroupEntry(
+        slot_begin=_take_count(members, "slot_begin"),
+        slot_end=_take_count(members, "slot_end"),
+        rows=_take_count(members, "rows"),
+        file=_file(_take(members, "file", dict)),
+    )
+
+
+def _file(members: Any) -> FileEntry:
+    _require_only(members, FileEntry)
+    name = _take(members, "name", str)
+    if not fmt.is_data_file(name):
+        raise ValueError(f"file name {name!r}")
+    return FileEntry(
+        name=name, bytes=_take_count(members, "bytes"), crc32=_take(members, "crc32", str)
+    )
+
+
+def _require_only(members: Any, kind: type, *others: str) -> None:
+    extra = set(members) - {field.name for field in fields(kind)} - set(others)
+    if extra:
+        raise ValueError(f"unknown members {sorted(extra)} in a {kind.__name__}")
+
+
+def _take(members: Any, key: str, *kinds: type | None) -> Any:
+    if not isinstance(members, dict):
+        raise TypeError(f"{type(members).__name__} in place of an object with {key!r}")
+    value = members[key]
+    wanted = tuple(type(None) if kind is None else kind for kind in kinds)
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        raise TypeError(f"{key} = {value!r}")
+    return value
+
+
+def _take_count(members: Any, key: str) -> int:
+    value: int = _take(members, key, int)
+    if value < 0:
+        raise ValueError(f"{key} = {value}")
+    return value
