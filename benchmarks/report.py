@@ -1,0 +1,103 @@
+"""Turns the figures of a comparison into a page of tables."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.cases import Case, Setting
+
+Figure = dict[str, Any]
+CPU_FIELDS = ("cpu_us_per_row", "cpu_us_per_sample")
+
+
+def report(results: Iterable[tuple[Case, list[Figure]]], setting: Setting, *, rounds: int) -> str:
+    """Return a Markdown page: the machine, then each case's figures and targets."""
+    how = f"- {rounds} rounds, {setting.steps} steps a run, {setting.threads} threads"
+    lines = ["# Comparison", "", *machine(), how]
+    for case, figures in results:
+        lines += ["", f"## {case.title}", "", *figure_table(figures)]
+        if case.targets:
+            lines += ["", *target_table(case, figures)]
+    return "\n".join(lines) + "\n"
+
+
+def machine() -> list[str]:
+    """Return what the figures were measured on, a list item each."""
+    cpu = [
+        x.split(":")[1].strip()
+        for x in Path("/proc/cpuinfo").read_text().splitlines()
+        if x.startswith("model name")
+    ]
+    memory_kib = int(Path("/proc/meminfo").read_text().split()[1])
+    return [
+        f"- {time.strftime('%Y-%m-%d %H:%M')}, commit {commit()}",
+        f"- {len(cpu)} x {cpu[0]}, {memory_kib / 2**20:.0f} GiB, {platform.system()} "
+        f"{platform.release()}, Python {platform.python_version()}",
+    ]
+
+
+def commit() -> str:
+    """Return the commit that is checked out, marked where files differ from it."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stdout.strip() or "unknown"
+
+
+def figure_table(figures: Sequence[Figure]) -> list[str]:
+    """Return the medians and extremes over the rounds, a row a contender and metric."""
+    groups: dict[tuple[str, str], list[Figure]] = defaultdict(list)
+    for figure in figures:
+        groups[figure["contender"], figure["metric"]].append(figure)
+    lines = [
+        "| contender | metric | median | min | max | best step | CPU us each | load | others |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for (contender, metric), group in groups.items():
+        values = [figure["value"] for figure in group]
+        best = [figure["best"] for figure in group if "best" in figure]
+        cpu = [figure[field] for figure in group for field in CPU_FIELDS if field in figure]
+        others = max(figure["foreign_share"] + figure["stolen_share"] for figure in group)
+        cells = [
+            contender,
+            metric,
+            *map(amount, (median(values), min(values), max(values))),
+            amount(max(best)) if best else "",
+            f"{median(cpu):.3g}" if cpu else "",
+            f"{median(figure['load1'] for figure in group):.1f}",
+            f"{others:.0%}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def target_table(case: Case, figures: Sequence[Figure]) -> list[str]:
+    """Return how each target of a case came out."""
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for figure in figures:
+        values[figure["contender"], figure["metric"]].append(figure["value"])
+    lines = [
+        "| target | found (over the rounds) | wanted | met |",
+        "| --- | --- | --- | --- |",
+    ]
+    for target in case.targets:
+        verdict = target.judge(values)
+        met = "yes" if verdict.met else "**no**"
+        lines.append(f"| {verdict.what} | {verdict.found} | {verdict.wanted} | {met} |")
+    return lines
+
+
+def amount(value: float) -> str:
+    """Return a figure with its magnitude: 13.2 M, 57.1 k, 31.5."""
+    for size, suffix in ((1e6, " M"), (1e3, " k")):
+        if abs(value) >= size:
+            return f"{value / size:.2f}{suffix}"
+    return f"{value:.1f}"
