@@ -20,6 +20,7 @@ from embery.checkpoint.format import Columns
 from embery.errors import InvalidArgument
 
 SCALE_BYTES = 4
+_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +52,9 @@ class RowLayout:
 
     def validate(self) -> None:
         """Raise `InvalidArgument` unless the widths fit the dtype and dim."""
-        expected = {
-            "float32": 4 * self.dim,
-            "float16": 2 * self.dim,
-            "bfloat16": 2 * self.dim,
-            "int8": self.dim + SCALE_BYTES,
-        }.get(self.dtype)
-        if expected is None or self.value_bytes != expected or self.state_floats < 0:
+        items = self.dim * _ITEM_BYTES[self.dtype]
+        expected = -(-items // 4) * 4 + (SCALE_BYTES if self.dtype == "int8" else 0)
+        if self.value_bytes != expected or self.state_floats < 0:
             raise InvalidArgument(
                 f"table {self.table!r}: expected {expected} value bytes a row for dtype "
                 f"{self.dtype!r} and dim {self.dim}, got {self.value_bytes} value bytes and "
@@ -121,19 +118,20 @@ class RowLayout:
         if self.dtype == "float32":
             return values.view(np.float32)
         if self.dtype == "float16":
-            return values.view(np.float16).astype(np.float32)
+            return values.view(np.float16)[:, : self.dim].astype(np.float32)
         if self.dtype == "bfloat16":
-            return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-        scale = np.ascontiguousarray(values[:, :SCALE_BYTES]).view(np.float32)
-        return values[:, SCALE_BYTES:].view(np.int8).astype(np.float32) * scale
+            bits = values.view(np.uint16)[:, : self.dim].astype(np.uint32)
+            return (bits << 16).view(np.float32)
+        scale = np.ascontiguousarray(values[:, -SCALE_BYTES:]).view(np.float32)
+        return values[:, : self.dim].view(np.int8).astype(np.float32) * scale
 
     def _values_type(self) -> pa.DataType:
         if self.dtype == "float32":
             return _vector(pa.float32(), self.dim)
         if self.dtype == "float16":
-            return _vector(pa.float16(), self.dim)
+            return _vector(pa.float16(), self.value_bytes // 2)
         if self.dtype == "bfloat16":
-            return _vector(pa.uint16(), self.dim)
+            return _vector(pa.uint16(), self.value_bytes // 2)
         return pa.binary(self.value_bytes)
 
     def _checked(self, columns: Columns) -> dict[str, NDArray[Any]]:

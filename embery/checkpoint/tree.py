@@ -158,7 +158,10 @@ def _decode(value: Any, arrays: Sequence[Array]) -> Any:
 
 
 def _decode_float(value: dict[str, Any], _arrays: Sequence[Array]) -> float:
-    number: float = struct.unpack(">d", bytes.fromhex(value["$float"]))[0]
+    bits = bytes.fromhex(value["$float"])
+    if len(bits) != 8:
+        raise ValueError(f"{len(bits)} bytes in place of a float's 8")
+    number: float = struct.unpack(">d", bits)[0]
     return number
 
 

@@ -38,6 +38,8 @@ from embery.validation import require_int
 
 BATCH_BYTES = 4 << 20
 READ_BYTES = 16 << 20
+# A store keeps its rows in groups of this many slots and reads a part of one at the cost of all.
+READ_SLOTS_MIN = 64
 THREADS_MAX = 4
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -168,7 +170,7 @@ class _Run:
         end = min(begin + self._options.group_slots, fmt.SLOTS)
         rows_max = max(1, BATCH_BYTES // layout.row_bytes)
         slot_bytes = max(1, source.row_count * layout.row_bytes // fmt.SLOTS)
-        slots_a_read = min(max(1, READ_BYTES // slot_bytes), end - begin)
+        slots_a_read = min(max(READ_SLOTS_MIN, READ_BYTES // slot_bytes), end - begin)
         schema = layout.schema(begin, end)
         batches = (
             batch
