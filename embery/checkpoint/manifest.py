@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from embery.checkpoint import format as fmt
+from embery.checkpoint.columns import RowLayout
 from embery.errors import CheckpointCorrupt
 
 
@@ -47,6 +48,11 @@ class TableEntry:
     rows: int
     groups: tuple[GroupEntry, ...]
     state: FileEntry
+
+    @property
+    def layout(self) -> RowLayout:
+        """Return how its rows are laid out in columns."""
+        return RowLayout.of(self.definition, self.value_bytes, self.state_floats)
 
     def files(self) -> list[FileEntry]:
         """Return all files of the table."""
@@ -161,6 +167,7 @@ def _check(manifest: Manifest) -> None:
     for table in manifest.tables:
         if table.definition.get("name") != table.name:
             raise ValueError(f"table {table.name!r} with the definition of another")
+        table.layout.validate()
         if table.rows != sum(group.rows for group in table.groups):
             raise ValueError(
                 f"table {table.name!r}: {table.rows} rows, which its groups do not add up to"

@@ -134,7 +134,7 @@ class Checkpoint:
 
     def group_rows(self, entry: TableEntry, group: GroupEntry) -> Iterator[Columns]:
         """Yield the rows of one file, as `rows`."""
-        layout = _layout(entry)
+        layout = entry.layout
         rows = 0
         with self._open_rows(layout, group) as reader:
             for index in range(reader.num_record_batches):
@@ -190,7 +190,7 @@ class Checkpoint:
             yield reader
 
     def _verify_group(self, entry: TableEntry, group: GroupEntry) -> None:
-        with self._open_rows(_layout(entry), group) as reader:
+        with self._open_rows(entry.layout, group) as reader:
             rows = sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
         self._require_rows(group, rows)
 
@@ -206,10 +206,6 @@ class Checkpoint:
                 return tree.read(reader)
             except CheckpointCorrupt as error:
                 raise CheckpointCorrupt(f"{self.files.address(entry.name)}: {error}") from error
-
-
-def _layout(entry: TableEntry) -> RowLayout:
-    return RowLayout.of(entry.definition, entry.value_bytes, entry.state_floats)
 
 
 def open(src: str | os.PathLike[str]) -> Checkpoint:

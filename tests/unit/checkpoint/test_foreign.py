@@ -62,9 +62,14 @@ def test_a_manifest_that_says_something_else_is_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rows": 51}, "do not add up|does not add up|51 rows"),
+        ({"rows": 51}, "51 rows, which its groups do not"),
         ({"name": "other"}, "definition of another"),
         ({"value_bytes": -1}, "value_bytes = -1"),
+        (
+            {"value_bytes": 16},
+            "expected 12 value bytes a row for dtype 'float32' and dim 3, got 16",
+        ),
+        ({"definition": {"name": "item"}}, "dtype"),
     ],
 )
 def test_a_table_that_contradicts_itself_is_refused(
