@@ -174,7 +174,7 @@ class JaggedTensor(_Ragged):
 
     def to_dense(self) -> list[Tensor]:
         """Return one tensor a sample: (length,) or (length, D)."""
-        return list(self._values.split(self.lengths().tolist()))
+        return list(torch.split(self._values, self.lengths().tolist()))
 
     def to_padded_dense(
         self, desired_length: int | None = None, padding_value: float = 0.0
@@ -427,7 +427,7 @@ class KeyedTensor:
         if self._parts is None:
             # One split for all blocks: its gradient is one concatenation, where a slice a block
             # would each fill and add a whole (B, D) tensor.
-            parts = self._values.split(self._length_per_key, dim=1) if self._keys else ()
+            parts = torch.split(self._values, self._length_per_key, 1) if self._keys else ()
             self._parts = dict(zip(self._keys, parts, strict=True))
         return dict(self._parts)
 
