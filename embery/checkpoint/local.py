@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,9 +52,10 @@ class LocalStorage(Storage):
                 if pending.partial.exists():
                     shutil.rmtree(pending.partial)
 
-    def remove_file(self, name: str) -> None:
-        """Remove a file of this folder; it is gone for good when this returns."""
-        (self._folder / name).unlink()
+    def remove_files(self, names: Iterable[str]) -> None:
+        """Remove files of this folder; they are gone for good when this returns."""
+        for name in names:
+            (self._folder / name).unlink()
         _sync(self._folder)
 
     def remove_folder(self) -> None:

@@ -7,7 +7,7 @@ the manifest, put last, is what makes it one.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit, urlunsplit
 
@@ -42,9 +42,10 @@ class ObjectStorage(Storage):
             if not pending.committed:
                 self.filesystem.delete_dir(pending.folder.path)
 
-    def remove_file(self, name: str) -> None:
-        """Remove a file of this folder."""
-        self.filesystem.delete_file(posixpath.join(self.path, name))
+    def remove_files(self, names: Iterable[str]) -> None:
+        """Remove files of this folder."""
+        for name in names:
+            self.filesystem.delete_file(posixpath.join(self.path, name))
 
     def remove_folder(self) -> None:
         """Remove this folder, which is empty; an object store may have forgotten it already."""

@@ -42,9 +42,8 @@ def _delete(folder: Storage) -> None:
     """Delete a checkpoint, its manifest first, so that a cut leaves no checkpoint but litter."""
     files = folder.files()
     if fmt.MANIFEST in files:
-        folder.remove_file(fmt.MANIFEST)
-    for name in filter(fmt.is_data_file, files):
-        folder.remove_file(name)
+        folder.remove_files([fmt.MANIFEST])
+    folder.remove_files(filter(fmt.is_data_file, files))
     foreign = [name for name in files if name != fmt.MANIFEST and not fmt.is_data_file(name)]
     if foreign or folder.folders():
         _log.warning("%s: kept this folder for its foreign files %s", folder.address, foreign)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import posixpath
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -64,8 +65,8 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def remove_file(self, name: str) -> None:
-        """Remove a file of this folder durably."""
+    def remove_files(self, names: Iterable[str]) -> None:
+        """Remove files of this folder; they are gone for good when this returns."""
 
     @abstractmethod
     def remove_folder(self) -> None:
