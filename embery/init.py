@@ -8,6 +8,7 @@ which rows appear, on the server or on the time.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,3 +112,16 @@ class TruncatedNormal(Normal):
             "b": float(self.mean),
             "seed": int(self.seed),
         }
+
+
+def from_dict(values: Mapping[str, Any]) -> Initializer:
+    """Return the initializer that `Initializer.to_dict` described."""
+    a, b, seed = values["a"], values["b"], values["seed"]
+    kinds: dict[str, Callable[[], Initializer]] = {
+        "zeros": Zeros,
+        "constant": lambda: Constant(a),
+        "uniform": lambda: Uniform(a, seed),
+        "normal": lambda: Normal(a, b, seed),
+        "truncated_normal": lambda: TruncatedNormal(a, b, seed),
+    }
+    return kinds[values["kind"]]()

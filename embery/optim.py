@@ -9,6 +9,7 @@ beside the row whatever the storage dtype.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -207,3 +208,14 @@ class FTRL(Optimizer):
     def state_floats(self, dim: int) -> int:
         """Return 2 dim: z, then n."""
         return 2 * dim
+
+
+_KINDS: dict[str, type[Optimizer]] = {
+    kind.kind: kind
+    for kind in (SGD, Momentum, Adagrad, RowwiseAdagrad, Adam, LazyAdam, AdamW, FTRL)
+}
+
+
+def from_dict(values: Mapping[str, Any]) -> Optimizer:
+    """Return the optimizer that `Optimizer.to_dict` described."""
+    return _KINDS[values["kind"]](**{k: v for k, v in values.items() if k != "kind"})

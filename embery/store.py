@@ -53,9 +53,7 @@ class Store(ABC):
     # -- rows, one table --------------------------------------------------------------------------
 
     @abstractmethod
-    def pull(
-        self, table: str, keys: Any, *, train: bool = True, out: F32 | None = None
-    ) -> F32:
+    def pull(self, table: str, keys: Any, *, train: bool = True, out: F32 | None = None) -> F32:
         """Return the rows of `keys`.
 
         Args:
@@ -123,9 +121,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def push_batch(
-        self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32]
-    ) -> None:
+    def push_batch(self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32]) -> None:
         """Push to several tables at once; returns once all is applied."""
 
     @abstractmethod
@@ -148,7 +144,10 @@ class Store(ABC):
 
     @abstractmethod
     def checkpoint(
-        self, dest: str | os.PathLike[str], *, delta: bool = False,
+        self,
+        dest: str | os.PathLike[str],
+        *,
+        delta: bool = False,
         state: Mapping[str, Any] | None = None,
     ) -> str:
         """Save all tables, and `state`, as one consistent checkpoint under `dest`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -171,3 +172,33 @@ class Table:
             "eviction": self.eviction.to_dict() if self.eviction else None,
             "nonfinite": self.nonfinite,
         }
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Table:
+        """Return the table that `to_dict` described; raise `InvalidArgument` if it is not one."""
+        try:
+            return Table(
+                values["name"],
+                dim=values["dim"],
+                optimizer=optim.from_dict(values["optimizer"]),
+                initializer=init.from_dict(values["initializer"]),
+                dtype=values["dtype"],
+                admission=_policy_from_dict(values["admission"]),
+                eviction=_policy_from_dict(values["eviction"]),
+                nonfinite=values["nonfinite"],
+            )
+        except (KeyError, TypeError) as error:
+            raise InvalidArgument(f"not the definition of a table: {error!r}") from error
+
+
+def _policy_from_dict(values: Mapping[str, Any] | None) -> Any:
+    if values is None:
+        return None
+    kinds: dict[str, Any] = {
+        "min_count": lambda v: MinCount(v["count"]),
+        "probability": lambda v: Probability(v["p"], v["seed"]),
+        "ttl": lambda v: TTL(seconds=v["ttl_s"]),
+        "lru": lambda v: LRU(v["max_rows"]),
+        "lfu": lambda v: LFU(v["max_rows"]),
+    }
+    return kinds[values["kind"]](values)

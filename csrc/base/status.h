@@ -86,7 +86,7 @@ class [[nodiscard]] Status {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::move(value)) {}  // NOLINT(google-explicit-constructor)
+  Result(T value) : state_(std::move(value)) {}        // NOLINT(google-explicit-constructor)
   Result(Status status) : state_(std::move(status)) {  // NOLINT(google-explicit-constructor)
     assert(!std::get<Status>(state_).ok());
   }
@@ -103,8 +103,8 @@ class [[nodiscard]] Result {
 
 }  // namespace embery
 
-#define EMBERY_RETURN_IF_ERROR(expression)       \
-  do {                                           \
-    ::embery::Status embery_status_ = (expression); \
+#define EMBERY_RETURN_IF_ERROR(expression)           \
+  do {                                               \
+    ::embery::Status embery_status_ = (expression);  \
     if (!embery_status_.ok()) return embery_status_; \
   } while (false)

@@ -1,6 +1,6 @@
 // A small test runner: TEST(Name) { ... } registers a case; EMBERY_TEST_MAIN() runs all, or those
-// whose name contains the first argument. CHECK macros print both sides and count a failure; REQUIRE
-// also leaves the case. Written here because no C++ test framework installs from PyPI.
+// whose name contains the first argument. CHECK macros print both sides and count a failure;
+// REQUIRE also leaves the case. Written here because no C++ test framework installs from PyPI.
 //
 // Thread-safety: CHECK may be used from any thread.
 #pragma once
@@ -67,8 +67,8 @@ inline int RunAll(int argc, char** argv) {
 
 }  // namespace embery::testing
 
-#define TEST(name)                                                                    \
-  static void Test##name();                                                           \
+#define TEST(name)                                                                     \
+  static void Test##name();                                                            \
   static const ::embery::testing::Registration registration_##name(#name, Test##name); \
   static void Test##name()
 
@@ -80,12 +80,12 @@ inline int RunAll(int argc, char** argv) {
 #define CHECK_EQ(a, b) \
   ((void)::embery::testing::CheckEqual((a), (b), #a " == " #b, __FILE__, __LINE__))
 
-#define REQUIRE_TRUE(condition)                                  \
-  do {                                                           \
-    if (!(condition)) {                                          \
-      ::embery::testing::Fail(__FILE__, __LINE__, #condition);   \
-      return;                                                    \
-    }                                                            \
+#define REQUIRE_TRUE(condition)                                \
+  do {                                                         \
+    if (!(condition)) {                                        \
+      ::embery::testing::Fail(__FILE__, __LINE__, #condition); \
+      return;                                                  \
+    }                                                          \
   } while (false)
 
 #define EMBERY_TEST_MAIN() \

@@ -1,4 +1,5 @@
-// What the binding files share: their entry points, and the way from a Status to a Python exception.
+// What the binding files share: their entry points, and the way from a Status to a Python
+// exception.
 //
 // Thread-safety: call with the GIL held.
 #pragma once

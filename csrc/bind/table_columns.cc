@@ -1,0 +1,200 @@
+#include "bind/table_columns.h"
+
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bind/arrays.h"
+
+namespace py = pybind11;
+
+namespace embery {
+namespace {
+
+struct RowColumns {
+  std::vector<uint64_t> keys;
+  std::vector<uint64_t> lsns;
+  std::vector<uint32_t> updates;
+  std::vector<uint32_t> steps;
+  std::vector<uint32_t> times_s;
+  std::vector<uint8_t> values;
+  std::vector<float> state;
+
+  void Append(const RowView& row, const RecordLayout& layout) {
+    keys.push_back(row.key);
+    lsns.push_back(row.lsn);
+    updates.push_back(row.updates);
+    steps.push_back(row.step);
+    times_s.push_back(row.time_s);
+    const auto* bytes = reinterpret_cast<const uint8_t*>(row.values);
+    values.insert(values.end(), bytes, bytes + layout.value_bytes);
+    state.insert(state.end(), row.state, row.state + layout.state_floats);
+  }
+
+  py::dict ToDict(const RecordLayout& layout) && {
+    const auto count = static_cast<py::ssize_t>(keys.size());
+    py::dict columns;
+    columns["key"] = ToArray(std::move(keys));
+    columns["lsn"] = ToArray(std::move(lsns));
+    columns["count"] = ToArray(std::move(updates));
+    columns["step"] = ToArray(std::move(steps));
+    columns["time_s"] = ToArray(std::move(times_s));
+    columns["values"] =
+        ToArray(std::move(values), {count, static_cast<py::ssize_t>(layout.value_bytes)});
+    columns["state"] =
+        ToArray(std::move(state), {count, static_cast<py::ssize_t>(layout.state_floats)});
+    return columns;
+  }
+};
+
+template <typename T>
+const T* Column(const py::dict& columns, const char* name, size_t count, size_t width) {
+  if (!columns.contains(name)) {
+    ThrowIfError(Status::InvalidArgument(std::string("rows have no column '") + name + "'"));
+  }
+  const auto array = columns[name].cast<py::array>();
+  if (static_cast<size_t>(array.size()) != count * width) {
+    ThrowIfError(Status::InvalidArgument(std::string("column '") + name + "' must have " +
+                                         std::to_string(count * width) + " elements, got " +
+                                         std::to_string(array.size())));
+  }
+  return ArrayData<T>(array, name);
+}
+
+template <typename T, typename Field>
+std::vector<T> Pluck(const std::vector<SlotGroup::State>& groups, Field field) {
+  std::vector<T> values;
+  for (const SlotGroup::State& group : groups) field(group, values);
+  return values;
+}
+
+constexpr std::pair<const char*, uint64_t Counters::*> kCounterFields[] = {
+    {"admitted", &Counters::admitted},     {"rejected", &Counters::rejected},
+    {"evicted", &Counters::evicted},       {"deleted", &Counters::deleted},
+    {"non_finite", &Counters::non_finite}, {"updates", &Counters::updates},
+};
+
+}  // namespace
+
+py::dict ExportRows(Table& table, uint32_t slot_begin, uint32_t slot_end) {
+  RowColumns columns;
+  {
+    const py::gil_scoped_release release;
+    for (uint32_t group = slot_begin / kSlotsPerGroup;
+         group < kGroupCount && group * kSlotsPerGroup < slot_end; ++group) {
+      table.group(group).VisitSlots(
+          slot_begin, slot_end, [&](const RowView& row) { columns.Append(row, table.layout()); });
+    }
+  }
+  return std::move(columns).ToDict(table.layout());
+}
+
+py::dict ReadRows(Table& table, const py::array& keys) {
+  const uint64_t* data = ArrayData<uint64_t>(keys, "keys");
+  const auto count = static_cast<size_t>(keys.size());
+  RowColumns columns;
+  std::vector<uint8_t> found(count);
+  {
+    const py::gil_scoped_release release;
+    for (size_t i = 0; i < count; ++i) {
+      const MixedKey mixed = MixKey(table.spec().salt, data[i]);
+      found[i] = table.group(GroupOf(mixed)).VisitRow(mixed, [&](const RowView& row) {
+        columns.Append(row, table.layout());
+      });
+    }
+  }
+  py::dict result = std::move(columns).ToDict(table.layout());
+  result["found"] = ToArray(std::move(found));
+  return result;
+}
+
+void ImportRows(Table& table, const py::dict& columns) {
+  const RecordLayout& layout = table.layout();
+  const auto count = static_cast<size_t>(columns["key"].cast<py::array>().size());
+  const auto* keys = Column<uint64_t>(columns, "key", count, 1);
+  const auto* lsns = Column<uint64_t>(columns, "lsn", count, 1);
+  const auto* updates = Column<uint32_t>(columns, "count", count, 1);
+  const auto* steps = Column<uint32_t>(columns, "step", count, 1);
+  const auto* times_s = Column<uint32_t>(columns, "time_s", count, 1);
+  const auto* values = Column<uint8_t>(columns, "values", count, layout.value_bytes);
+  const auto* state = Column<float>(columns, "state", count, layout.state_floats);
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    for (size_t i = 0; i < count && status.ok(); ++i) {
+      const MixedKey mixed = MixKey(table.spec().salt, keys[i]);
+      status = table.group(GroupOf(mixed))
+                   .Import({keys[i], SlotOf(mixed), lsns[i], updates[i], steps[i], times_s[i],
+                            reinterpret_cast<const std::byte*>(values + i * layout.value_bytes),
+                            state + i * layout.state_floats});
+    }
+  }
+  ThrowIfError(status);
+}
+
+py::dict ExportState(Table& table) {
+  std::vector<SlotGroup::State> groups;
+  for (uint32_t i = 0; i < kGroupCount; ++i) groups.push_back(table.group(i).ExportState());
+  using Values = std::vector<uint64_t>;
+  py::dict state;
+  state["step"] = table.step();
+  state["slot_lsns"] =
+      ToArray(Pluck<uint64_t>(groups, [](const SlotGroup::State& g, Values& values) {
+        values.insert(values.end(), g.slot_lsns.begin(), g.slot_lsns.end());
+      }));
+  for (const auto& [name, field] : kCounterFields) {
+    state[name] =
+        ToArray(Pluck<uint64_t>(groups, [field = field](const SlotGroup::State& g, Values& values) {
+          values.push_back(g.counters.*field);
+        }));
+  }
+  // One row a group: operations, candidates forgotten, tombstones lost.
+  state["groups"] = ToArray(Pluck<uint64_t>(groups, [](const SlotGroup::State& g, Values& values) {
+    values.insert(values.end(), {g.operation, g.candidates_forgotten, g.tombstones_lost});
+  }));
+  state["candidates"] =
+      ToArray(Pluck<uint64_t>(groups, [](const SlotGroup::State& g, Values& values) {
+        for (const Candidate& c : g.candidates) {
+          values.insert(values.end(),
+                        {c.mixed, c.last_operation, uint64_t{c.pulls} << 16 | c.pushes});
+        }
+      }));
+  state["tombstones"] =
+      ToArray(Pluck<uint64_t>(groups, [](const SlotGroup::State& g, Values& values) {
+        for (const Tombstone& t : g.tombstones) values.insert(values.end(), {t.mixed, t.lsn});
+      }));
+  return state;
+}
+
+void ImportState(Table& table, const py::dict& state) {
+  std::vector<SlotGroup::State> groups(kGroupCount);
+  const auto* lsns = Column<uint64_t>(state, "slot_lsns", kSlotCount, 1);
+  const auto* extra = Column<uint64_t>(state, "groups", kGroupCount, 3);
+  for (uint32_t i = 0; i < kGroupCount; ++i) {
+    groups[i].slot_lsns.assign(lsns + i * kSlotsPerGroup, lsns + (i + 1) * kSlotsPerGroup);
+    groups[i].operation = extra[3 * i];
+    groups[i].candidates_forgotten = extra[3 * i + 1];
+    groups[i].tombstones_lost = extra[3 * i + 2];
+  }
+  for (const auto& [name, field] : kCounterFields) {
+    const auto* values = Column<uint64_t>(state, name, kGroupCount, 1);
+    for (uint32_t i = 0; i < kGroupCount; ++i) groups[i].counters.*field = values[i];
+  }
+  const auto candidates = state["candidates"].cast<py::array>();
+  const auto* candidate = ArrayData<uint64_t>(candidates, "candidates");
+  for (py::ssize_t i = 0; i + 2 < candidates.size(); i += 3, candidate += 3) {
+    groups[GroupOf({candidate[0]})].candidates.push_back(
+        {candidate[0], candidate[1], static_cast<uint16_t>(candidate[2] >> 16),
+         static_cast<uint16_t>(candidate[2] & 0xffff)});
+  }
+  const auto tombstones = state["tombstones"].cast<py::array>();
+  const auto* tombstone = ArrayData<uint64_t>(tombstones, "tombstones");
+  for (py::ssize_t i = 0; i + 1 < tombstones.size(); i += 2, tombstone += 2) {
+    groups[GroupOf({tombstone[0]})].tombstones.push_back({tombstone[0], tombstone[1]});
+  }
+  table.set_step(state["step"].cast<uint32_t>());
+  for (uint32_t i = 0; i < kGroupCount; ++i) table.group(i).ImportState(groups[i]);
+}
+
+}  // namespace embery

@@ -1,0 +1,30 @@
+// Rows and state of a table as columns of NumPy arrays, for checkpoints and inspection.
+//
+// Thread-safety: call with the GIL held; it is released while rows are copied. Invariant: what was
+// exported and imported again is the same table, bit for bit.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+
+#include "table/table.h"
+
+namespace embery {
+
+// Columns key uint64, lsn uint64, count uint32, step uint32, time_s uint32, values uint8
+// (n, value bytes), state float32 (n, state floats): all rows of the slots, by slot and mixed key.
+pybind11::dict ExportRows(Table& table, uint32_t slot_begin, uint32_t slot_end);
+
+// The same columns for the rows of `keys` that exist, and `found` uint8, one a key.
+pybind11::dict ReadRows(Table& table, const pybind11::array& keys);
+
+// Raises InvalidArgument if a column is missing or of another shape; nothing was imported then.
+void ImportRows(Table& table, const pybind11::dict& columns);
+
+// Counters, LSNs, admission candidates and tombstones.
+pybind11::dict ExportState(Table& table);
+void ImportState(Table& table, const pybind11::dict& state);
+
+}  // namespace embery

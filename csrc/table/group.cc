@@ -1,0 +1,308 @@
+#include "table/group.h"
+
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "base/random.h"
+#include "optim/initializer.h"
+
+namespace embery {
+namespace {
+
+// Entries of a growing index that an operation moves, beyond eight for each of its keys.
+constexpr size_t kMigratePerOperation = 1024;
+constexpr size_t kPrefetchDistance = 6;
+
+uint32_t RoundingNoise(MixedKey mixed, uint32_t updates) {
+  return static_cast<uint32_t>(SplitMix64(mixed.bits + updates));
+}
+
+void PrefetchBytes(const void* start, size_t bytes) {
+  const auto* line = static_cast<const std::byte*>(start);
+  for (size_t offset = 0; offset < bytes; offset += kCacheLineBytes) {
+    __builtin_prefetch(line + offset);
+  }
+  __builtin_prefetch(line + bytes - 1);
+}
+
+}  // namespace
+
+SlotGroup::SlotGroup(TableContext& context, uint32_t number)
+    : context_(context),
+      number_(number),
+      index_(static_cast<double>(number) / kGroupCount),
+      records_(context.slabs, context.layout.stride),
+      admission_(context.spec.admission) {}
+
+Handle SlotGroup::Find(MixedKey mixed) const {
+  return index_.Find(TagOf(mixed), [&](Handle handle) { return IsKey(handle, mixed); });
+}
+
+void SlotGroup::PrefetchRecord(Handle handle, size_t bytes) const {
+  if (handle != kNoHandle) PrefetchBytes(records_.At(handle), bytes);
+}
+
+// Three stages, a block apart: fetch the bucket, guess the handle and fetch the record, use it.
+template <typename Use>
+void SlotGroup::FindAll(const MixedKey* keys, size_t count, size_t record_bytes, Use use) const {
+  Handle guesses[2][kBlock];
+  const size_t blocks = (count + kBlock - 1) / kBlock;
+  const auto fetch_buckets = [&](size_t block) {
+    for (size_t i = block * kBlock; i < std::min(count, (block + 1) * kBlock); ++i) {
+      index_.Prefetch(TagOf(keys[i]));
+    }
+  };
+  const auto fetch_records = [&](size_t block) {
+    for (size_t i = block * kBlock; i < std::min(count, (block + 1) * kBlock); ++i) {
+      const Handle guess = index_.Guess(TagOf(keys[i]));
+      guesses[block % 2][i % kBlock] = guess;
+      PrefetchRecord(guess, record_bytes);
+    }
+  };
+  const uint64_t deleted = counters_.deleted;
+  fetch_buckets(0);
+  fetch_buckets(1);
+  fetch_records(0);
+  for (size_t block = 0; block < blocks; ++block) {
+    fetch_buckets(block + 2);
+    fetch_records(block + 1);
+    for (size_t i = block * kBlock; i < std::min(count, (block + 1) * kBlock); ++i) {
+      const Handle guess = guesses[block % 2][i % kBlock];
+      // A deletion by `use` may have given the guessed record to another key.
+      const bool right =
+          guess != kNoHandle && IsKey(guess, keys[i]) && counters_.deleted == deleted;
+      use(i, right ? guess : Find(keys[i]));
+    }
+  }
+}
+
+// ---- pull ---------------------------------------------------------------------------------------
+
+void SlotGroup::ReadPresent(const GroupBatch& batch, PullMode mode, Tick tick, float* out,
+                            uint8_t* absent, GroupScratch& scratch) const {
+  const auto gather = context_.kernels.gather[static_cast<size_t>(context_.spec.value_type)];
+  const std::byte* rows[kBlock];
+  uint32_t positions[kBlock];
+  size_t filled = 0;
+  const auto flush = [&] {
+    gather({rows, positions, filled, context_.spec.dim, out});
+    filled = 0;
+  };
+  FindAll(batch.keys, batch.count, context_.layout.state_offset, [&](size_t i, Handle handle) {
+    const uint32_t position = batch.positions[i];
+    const bool present = handle != kNoHandle && !IsExpired(At(handle), tick.now_s);
+    if (!present && mode != PullMode::kEval) {
+      if (mode == PullMode::kTrain) {
+        scratch.misses.push_back(static_cast<uint32_t>(i));
+      } else {
+        absent[position] = 1;
+      }
+      return;
+    }
+    rows[filled] = present ? At(handle).values() : nullptr;
+    positions[filled++] = position;
+    if (filled == kBlock) flush();
+  });
+  flush();
+}
+
+Status SlotGroup::Pull(const GroupBatch& batch, PullMode mode, Tick tick, float* out,
+                       uint8_t* absent, GroupScratch& scratch) {
+  scratch.misses.clear();
+  {
+    ReaderLock lock(mutex_);
+    ReadPresent(batch, mode, tick, out, absent, scratch);
+  }
+  if (scratch.misses.empty()) return Status::Ok();
+  WriterLock lock(mutex_);
+  return PullMissing(batch, tick, out, scratch);
+}
+
+Status SlotGroup::PullMissing(const GroupBatch& batch, Tick tick, float* out,
+                              GroupScratch& scratch) {
+  BeginOperation();
+  index_.Migrate(8 * scratch.misses.size() + kMigratePerOperation);
+  const uint32_t dim = context_.spec.dim;
+  const auto type = static_cast<size_t>(context_.spec.value_type);
+  float* values = scratch.values.Reset(2 * size_t{dim});
+  for (const uint32_t i : scratch.misses) {
+    Handle handle = kNoHandle;
+    EMBERY_RETURN_IF_ERROR(FindOrAdmit(batch.keys[i], Sighting::kPull, tick, values, handle));
+    const std::byte* stored = nullptr;
+    if (handle != kNoHandle) {
+      stored = At(handle).values();
+    } else {
+      // Held back: the initial value, as its storage type would give it back.
+      auto* encoded = reinterpret_cast<std::byte*>(values + dim);
+      InitializeValues(context_.spec.initializer, KeyOf(batch.keys[i]), dim, values);
+      context_.kernels.encode[type](values, dim, {}, encoded);
+      stored = encoded;
+    }
+    context_.kernels.decode[type](stored, dim, out + size_t{batch.positions[i]} * dim);
+  }
+  return Status::Ok();
+}
+
+// ---- push ---------------------------------------------------------------------------------------
+
+size_t SlotGroup::GroupOccurrences(const GroupBatch& batch, GroupScratch& scratch) {
+  const size_t count = batch.count;
+  const size_t capacity = std::bit_ceil(2 * count);
+  const uint64_t mask = capacity - 1;
+  uint32_t* heads = scratch.heads.Reset(capacity);
+  MixedKey* distinct = scratch.distinct.Reset(count);
+  uint32_t* which = scratch.which.Reset(count);
+  uint32_t* ends = scratch.ends.Reset(count + 1);
+  uint32_t* occurrences = scratch.occurrences.Reset(count);
+  std::memset(heads, 0, capacity * sizeof(*heads));
+  uint32_t found = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const MixedKey key = batch.keys[i];
+    uint64_t at = key.bits & mask;
+    while (heads[at] != 0 && distinct[heads[at] - 1] != key) at = (at + 1) & mask;
+    if (heads[at] == 0) {
+      distinct[found] = key;
+      ends[found] = 0;
+      heads[at] = ++found;
+    }
+    which[i] = heads[at] - 1;
+    ++ends[which[i]];
+  }
+  uint32_t start = 0;
+  for (uint32_t d = 0; d < found; ++d) start += std::exchange(ends[d], start);
+  // Each start moves to its end while the positions are laid down, in their order.
+  for (size_t i = 0; i < count; ++i) occurrences[ends[which[i]]++] = batch.positions[i];
+  return found;
+}
+
+Status SlotGroup::Push(const GroupBatch& batch, Tick tick, const float* grads,
+                       GroupScratch& scratch) {
+  const uint32_t dim = context_.spec.dim;
+  const Kernels& kernels = context_.kernels;
+  const size_t distinct_count = GroupOccurrences(batch, scratch);
+  const uint32_t* ends = scratch.ends.data();
+  const uint32_t* occurrences = scratch.occurrences.data();
+  float* sum = scratch.sum.Reset(dim);
+  float* values = scratch.values.Reset(2 * size_t{dim});
+  size_t ahead = 0;
+  Status status;
+
+  WriterLock lock(mutex_);
+  BeginOperation();
+  index_.Migrate(8 * distinct_count + kMigratePerOperation);
+  FindAll(scratch.distinct.data(), distinct_count, context_.layout.stride,
+          [&](size_t d, Handle handle) REQUIRES(mutex_) {
+            if (!status.ok()) return;
+            const uint32_t begin = d == 0 ? 0 : ends[d - 1];
+            for (; ahead < std::min<size_t>(batch.count, ends[d] + kPrefetchDistance); ++ahead) {
+              PrefetchBytes(grads + size_t{occurrences[ahead]} * dim, dim * sizeof(float));
+            }
+            const float* grad = grads + size_t{occurrences[begin]} * dim;
+            if (ends[d] - begin > 1) {
+              kernels.sum_rows(grads, occurrences + begin, ends[d] - begin, dim, sum);
+              grad = sum;
+            }
+            if (!kernels.all_finite(grad, dim)) {
+              ++counters_.non_finite;
+              return;
+            }
+            const MixedKey mixed = scratch.distinct[d];
+            if (handle == kNoHandle || IsExpired(At(handle), tick.now_s)) {
+              status = FindOrAdmit(mixed, Sighting::kPush, tick, values, handle);
+              if (!status.ok()) return;
+            }
+            if (handle == kNoHandle) {
+              ++counters_.rejected;
+            } else {
+              Update(handle, mixed, tick, grad, values);
+            }
+          });
+  return status;
+}
+
+void SlotGroup::Update(Handle handle, MixedKey mixed, Tick tick, const float* grad, float* values) {
+  const TableSpec& spec = context_.spec;
+  const auto type = static_cast<size_t>(spec.value_type);
+  Record record = At(handle);
+  const uint32_t updates = record.updates();
+  const UpdateClock clock{uint64_t{updates} + 1, tick.step};
+  const auto step = context_.kernels.step[static_cast<size_t>(spec.optimizer.kind)];
+  float* state = record.state(context_.layout);
+  if (spec.value_type == ValueType::kFloat32) {
+    step(spec.optimizer, clock, spec.dim, grad, reinterpret_cast<float*>(record.values()), state);
+  } else {
+    context_.kernels.decode[type](record.values(), spec.dim, values);
+    step(spec.optimizer, clock, spec.dim, grad, values, state);
+    const Rounding rounding{Rounding::Kind::kStochastic, RoundingNoise(mixed, updates)};
+    context_.kernels.encode[type](values, spec.dim, rounding, record.values());
+  }
+  record.SetTouched(tick.step, tick.now_s);
+  record.SetKeyAndLsn(LowOf(mixed), NextLsn(TagOf(mixed)));
+  // Saturates: what depends on it has long converged by then.
+  record.SetUpdates(updates == UINT32_MAX ? updates : updates + 1);
+  ++counters_.updates;
+}
+
+// ---- rows that come
+// --------------------------------------------------------------------------------
+
+void SlotGroup::BeginOperation() {
+  ++operation_;
+  slots_raised_ = 0;
+}
+
+Lsn SlotGroup::NextLsn(uint32_t tag) {
+  const uint32_t slot = SlotInGroup(tag);
+  const uint64_t bit = uint64_t{1} << slot;
+  slot_lsns_[slot] += (slots_raised_ & bit) == 0 ? 1 : 0;
+  slots_raised_ |= bit;
+  return slot_lsns_[slot];
+}
+
+void SlotGroup::InitializeRecord(Handle handle, MixedKey mixed, Tick tick, float* values) {
+  const TableSpec& spec = context_.spec;
+  const auto type = static_cast<size_t>(spec.value_type);
+  Record record = At(handle);
+  InitializeValues(spec.initializer, KeyOf(mixed), spec.dim, values);
+  context_.kernels.encode[type](values, spec.dim, {}, record.values());
+  context_.kernels.decode[type](record.values(), spec.dim, values);
+  InitializeState(spec.optimizer, spec.dim, values, record.state(context_.layout));
+  record.SetTouched(tick.step, tick.now_s);
+  record.SetKeyAndLsn(LowOf(mixed), NextLsn(TagOf(mixed)));
+  record.SetUpdates(0);
+}
+
+Status SlotGroup::Insert(MixedKey mixed, Tick tick, float* values, Handle& handle) {
+  if (!index_.Reserve(1)) {
+    return Status::ResourceExhausted("table '" + context_.spec.name +
+                                     "': no memory for the index of another row");
+  }
+  const Handle fresh = records_.Allocate();
+  if (fresh == kNoHandle) {
+    return Status::ResourceExhausted("table '" + context_.spec.name +
+                                     "': no memory for another row");
+  }
+  InitializeRecord(fresh, mixed, tick, values);
+  index_.Insert(TagOf(mixed), fresh);
+  ++counters_.admitted;
+  handle = fresh;
+  return Status::Ok();
+}
+
+Status SlotGroup::FindOrAdmit(MixedKey mixed, Sighting sighting, Tick tick, float* values,
+                              Handle& handle) {
+  handle = Find(mixed);
+  if (handle != kNoHandle && !IsExpired(At(handle), tick.now_s)) return Status::Ok();
+  if (handle != kNoHandle) {
+    Delete(TagOf(mixed), handle);
+    ++counters_.evicted;
+    handle = kNoHandle;
+  }
+  if (!admission_.Admit(mixed, KeyOf(mixed), sighting, operation_, tick.step)) {
+    return Status::Ok();
+  }
+  return Insert(mixed, tick, values, handle);
+}
+
+}  // namespace embery

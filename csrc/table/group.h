@@ -1,0 +1,252 @@
+// A slot group: the rows of 64 slots, with their index, their admission and one lock.
+//
+// Everything a batch does to the group's keys happens in one call under the lock: shared for rows
+// that are only read, exclusive for the rest.
+//
+// Thread-safety: all public methods may be called from any thread. Ownership: owns its index and
+// records; the TableContext must outlive it. Invariants: a slot's LSN is raised once by every call
+// that inserts, updates or deletes a row of the slot, and such a row carries the LSN of its last
+// change; a deleted row leaves a tombstone with the LSN of the deletion.
+#pragma once
+
+#include <algorithm>
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/mutex.h"
+#include "base/status.h"
+#include "optim/kernels.h"
+#include "table/admission.h"
+#include "table/index.h"
+#include "table/record.h"
+#include "table/record_pool.h"
+#include "table/spec.h"
+
+namespace embery {
+
+// What the groups of a table share; constant but for the allocator, which locks itself.
+struct TableContext {
+  TableContext(const TableSpec& spec_in, const Kernels& kernels_in)
+      : spec(spec_in),
+        layout(spec.value_type, spec.optimizer.kind, spec.dim),
+        kernels(kernels_in) {}
+
+  const TableSpec spec;
+  const RecordLayout layout;
+  const Kernels& kernels;
+  SlabAllocator slabs;
+};
+
+// A group's share of a batch, in the order of the batch.
+struct GroupBatch {
+  const MixedKey* keys;
+  const uint32_t* positions;  // Of the keys in the batch.
+  size_t count;
+};
+
+struct Tick {
+  uint32_t step;   // Of the table: the push under way, or the one a pull prepares.
+  uint32_t now_s;  // Seconds since 1970.
+};
+
+enum class PullMode : uint8_t { kTrain, kEval, kPeek };
+
+struct Counters {
+  uint64_t admitted = 0;    // Rows inserted by pulls and pushes.
+  uint64_t rejected = 0;    // Distinct keys of pushes that admission held back.
+  uint64_t evicted = 0;     // Rows deleted by eviction, or started anew after their time-to-live.
+  uint64_t deleted = 0;     // Rows deleted, for whatever reason, or started anew.
+  uint64_t non_finite = 0;  // Distinct keys of pushes whose gradient was not finite.
+  uint64_t updates = 0;     // Optimizer steps on rows.
+};
+
+struct Tombstone {
+  uint64_t mixed;
+  Lsn lsn;
+};
+
+// A row with everything that belongs to it; the pointers are valid during the call that passes it.
+struct RowView {
+  uint64_t key;
+  uint32_t slot;
+  Lsn lsn;
+  uint32_t updates;
+  uint32_t step;
+  uint32_t time_s;
+  const std::byte* values;
+  const float* state;
+};
+
+// Where a row stands in the order of eviction; the smallest go first.
+struct Rank {
+  uint64_t major;
+  uint64_t minor;
+  uint64_t mixed;
+
+  friend auto operator<=>(const Rank&, const Rank&) = default;
+};
+
+// Memory that calls reuse; one a thread at work.
+struct GroupScratch {
+  Buffer<uint32_t> heads;  // Hash table: number of the distinct key, plus one.
+  Buffer<MixedKey> distinct;
+  Buffer<uint32_t> which;        // Of a key of the batch: its distinct key.
+  Buffer<uint32_t> ends;         // Of a distinct key: end of its part of `occurrences`.
+  Buffer<uint32_t> occurrences;  // Positions, grouped by distinct key.
+  std::vector<uint32_t> misses;
+  Buffer<float> sum;
+  Buffer<float> values;
+};
+
+class SlotGroup {
+ public:
+  SlotGroup(TableContext& context, uint32_t number);
+
+  // Writes row `positions[i]` of `out` for every key. kPeek sets absent[positions[i]] to 1 and
+  // writes nothing where there is no row. Blocks for the group's lock. On failure (memory) the rows
+  // that were inserted stay, with their first values.
+  Status Pull(const GroupBatch& batch, PullMode mode, Tick tick, float* out, uint8_t* absent,
+              GroupScratch& scratch) EXCLUDES(mutex_);
+
+  // One optimizer step on every distinct key, with the sum of its rows of `grads`. On failure
+  // (memory) keys before the failing one were updated.
+  Status Push(const GroupBatch& batch, Tick tick, const float* grads, GroupScratch& scratch)
+      EXCLUDES(mutex_);
+
+  // Deletes rows older than the table's time-to-live; returns their number.
+  size_t EvictExpired(uint32_t now_s) EXCLUDES(mutex_);
+  void AppendRanks(uint32_t step, std::vector<Rank>& ranks) EXCLUDES(mutex_);
+  // Deletes those of `mixed` keys that exist; returns their number.
+  size_t Evict(std::span<const uint64_t> mixed) EXCLUDES(mutex_);
+
+  // Calls visit(row) for all rows with slots in [slot_begin, slot_end), by ascending mixed key.
+  template <typename Visit>
+  void VisitSlots(uint32_t slot_begin, uint32_t slot_end, Visit visit) EXCLUDES(mutex_);
+  // False if the row does not exist.
+  template <typename Visit>
+  bool VisitRow(MixedKey mixed, Visit visit) EXCLUDES(mutex_);
+
+  // Puts a saved row in place, whatever was there.
+  Status Import(const RowView& row) EXCLUDES(mutex_);
+  void Clear() EXCLUDES(mutex_);
+
+  struct State {
+    Counters counters;
+    std::vector<Lsn> slot_lsns;  // One a slot of the group.
+    std::vector<Candidate> candidates;
+    std::vector<Tombstone> tombstones;
+    uint64_t tombstones_lost = 0;
+    uint64_t candidates_forgotten = 0;
+    uint64_t operation = 0;
+  };
+  State ExportState() EXCLUDES(mutex_);
+  void ImportState(const State& state) EXCLUDES(mutex_);
+
+  struct Size {
+    size_t rows;
+    size_t bytes;
+    size_t candidates;
+    size_t tombstones;
+  };
+  Size size() EXCLUDES(mutex_);
+
+  struct Totals {
+    Counters counters;
+    uint64_t candidates_forgotten;
+    uint64_t tombstones_lost;
+  };
+  Totals totals() EXCLUDES(mutex_);
+
+ private:
+  static constexpr size_t kBlock = 32;
+
+  Record At(Handle handle) const { return Record(records_.At(handle)); }
+  bool IsKey(Handle handle, MixedKey mixed) const { return At(handle).low() == LowOf(mixed); }
+  bool IsExpired(Record record, uint32_t now_s) const {
+    return context_.spec.eviction.kind == EvictionSpec::Kind::kTtl && now_s > record.time_s() &&
+           now_s - record.time_s() >= context_.spec.eviction.ttl_s;
+  }
+  void PrefetchRecord(Handle handle, size_t bytes) const;
+  uint64_t KeyOf(MixedKey mixed) const { return UnmixKey(context_.spec.salt, mixed); }
+  MixedKey Join(uint32_t tag, Handle handle) const {
+    return JoinMixed(number_, tag, At(handle).low());
+  }
+
+  Handle Find(MixedKey mixed) const REQUIRES_SHARED(mutex_);
+  // Calls use(i, handle or kNoHandle) for the keys in order, with prefetches running ahead.
+  template <typename Use>
+  void FindAll(const MixedKey* keys, size_t count, size_t record_bytes, Use use) const
+      REQUIRES_SHARED(mutex_);
+  void ReadPresent(const GroupBatch& batch, PullMode mode, Tick tick, float* out, uint8_t* absent,
+                   GroupScratch& scratch) const REQUIRES_SHARED(mutex_);
+  Status PullMissing(const GroupBatch& batch, Tick tick, float* out, GroupScratch& scratch)
+      REQUIRES(mutex_);
+
+  Status Insert(MixedKey mixed, Tick tick, float* values, Handle& handle) REQUIRES(mutex_);
+  void InitializeRecord(Handle handle, MixedKey mixed, Tick tick, float* values) REQUIRES(mutex_);
+  // Sets `handle` to an existing, renewed or admitted row; to kNoHandle if admission holds the key
+  // back. `values` is room for 2 dim floats.
+  Status FindOrAdmit(MixedKey mixed, Sighting sighting, Tick tick, float* values, Handle& handle)
+      REQUIRES(mutex_);
+  void Update(Handle handle, MixedKey mixed, Tick tick, const float* grad, float* values)
+      REQUIRES(mutex_);
+  // Fills scratch.distinct, ends and occurrences; returns the number of distinct keys.
+  static size_t GroupOccurrences(const GroupBatch& batch, GroupScratch& scratch);
+  void Delete(uint32_t tag, Handle handle) REQUIRES(mutex_);
+  void BeginOperation() REQUIRES(mutex_);
+  Lsn NextLsn(uint32_t tag) REQUIRES(mutex_);
+
+  TableContext& context_;
+  const uint32_t number_;
+
+  SharedMutex mutex_;
+  Index index_ GUARDED_BY(mutex_);
+  RecordPool records_;  // Guarded by mutex_ too; readers follow handles under the shared lock.
+  Admission admission_ GUARDED_BY(mutex_);
+  Counters counters_ GUARDED_BY(mutex_);
+  Lsn slot_lsns_[kSlotsPerGroup] GUARDED_BY(mutex_) = {};
+  uint64_t slots_raised_ GUARDED_BY(mutex_) = 0;  // Slots whose LSN this operation has raised.
+  uint64_t operation_ GUARDED_BY(mutex_) = 0;
+  std::vector<Tombstone> tombstones_ GUARDED_BY(mutex_);
+  uint64_t tombstones_lost_ GUARDED_BY(mutex_) = 0;
+};
+
+template <typename Visit>
+void SlotGroup::VisitSlots(uint32_t slot_begin, uint32_t slot_end, Visit visit) {
+  ReaderLock lock(mutex_);
+  struct Entry {
+    uint64_t mixed;
+    Handle handle;
+  };
+  std::vector<Entry> entries;
+  index_.ForEach([&](uint32_t tag, Handle handle) {
+    const MixedKey mixed = Join(tag, handle);
+    const uint32_t slot = SlotOf(mixed);
+    if (slot >= slot_begin && slot < slot_end) entries.push_back({mixed.bits, handle});
+  });
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry& a, const Entry& b) { return a.mixed < b.mixed; });
+  for (const Entry& entry : entries) {
+    const MixedKey mixed{entry.mixed};
+    const Record record = At(entry.handle);
+    visit(RowView{KeyOf(mixed), SlotOf(mixed), record.lsn(), record.updates(), record.step(),
+                  record.time_s(), record.values(), record.state(context_.layout)});
+  }
+}
+
+template <typename Visit>
+bool SlotGroup::VisitRow(MixedKey mixed, Visit visit) {
+  ReaderLock lock(mutex_);
+  const Handle handle = Find(mixed);
+  if (handle == kNoHandle) return false;
+  const Record record = At(handle);
+  visit(RowView{KeyOf(mixed), SlotOf(mixed), record.lsn(), record.updates(), record.step(),
+                record.time_s(), record.values(), record.state(context_.layout)});
+  return true;
+}
+
+}  // namespace embery

@@ -1,0 +1,203 @@
+#include "table/store.h"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <string>
+
+namespace embery {
+namespace {
+
+// Below this, waking another thread costs more than it saves.
+constexpr size_t kKeysPerThreadMin = 4096;
+constexpr size_t kKeysPerPiece = 4096;
+constexpr size_t kKeysMax = UINT32_MAX;
+
+template <typename Request>
+size_t TotalKeys(std::span<const Request> requests) {
+  size_t total = 0;
+  for (const Request& request : requests) total += request.count;
+  return total;
+}
+
+// Keeps the first failure of several threads.
+class FirstFailure {
+ public:
+  bool ok() const { return ok_.load(std::memory_order_relaxed); }
+  void Note(Status status) {
+    if (status.ok()) return;
+    MutexLock lock(mutex_);
+    if (status_.ok()) status_ = std::move(status);
+    // Relaxed: only a hint to stop early; the status itself is read after the threads have joined.
+    ok_.store(false, std::memory_order_relaxed);
+  }
+  Status Take() {
+    MutexLock lock(mutex_);
+    return status_;
+  }
+
+ private:
+  std::atomic<bool> ok_{true};
+  Mutex mutex_;
+  Status status_ GUARDED_BY(mutex_);
+};
+
+}  // namespace
+
+Store::Store(int threads, const Kernels& kernels) : kernels_(kernels), pool_(threads) {}
+
+Result<TableId> Store::CreateTable(const TableSpec& spec) {
+  MutexLock lock(mutex_);
+  for (TableId id = 0; id < tables_.size(); ++id) {
+    if (tables_[id]->spec().name != spec.name) continue;
+    if (tables_[id]->spec() == spec) return id;
+    return Status(StatusCode::kSchemaMismatch,
+                  "table '" + spec.name + "' exists with another definition");
+  }
+  tables_.push_back(std::make_unique<Table>(spec, kernels_));
+  return static_cast<TableId>(tables_.size() - 1);
+}
+
+Table* Store::FindTable(TableId id) {
+  MutexLock lock(mutex_);
+  return id < tables_.size() ? tables_[id].get() : nullptr;
+}
+
+template <typename Request>
+Result<std::vector<Table*>> Store::FindTables(std::span<const Request> requests) {
+  std::vector<Table*> tables;
+  for (const Request& request : requests) {
+    Table* table = FindTable(request.table);
+    if (table == nullptr) {
+      return Status(StatusCode::kTableNotFound,
+                    "no table with id " + std::to_string(request.table));
+    }
+    if (request.count >= kKeysMax) {
+      return Status::InvalidArgument("table '" + table->spec().name + "': a batch has at most " +
+                                     std::to_string(kKeysMax - 1) + " keys, got " +
+                                     std::to_string(request.count));
+    }
+    tables.push_back(table);
+  }
+  return tables;
+}
+
+void Store::RunTasks(size_t keys, size_t count, const std::function<void(size_t)>& task) {
+  if (keys < 2 * kKeysPerThreadMin) {
+    for (size_t i = 0; i < count; ++i) task(i);
+  } else {
+    pool_.Run(count, task);
+  }
+}
+
+template <typename Request>
+void Store::PartitionAll(std::span<const Request> requests, const std::vector<Table*>& tables,
+                         Batch& batch) {
+  if (batch.partitions.size() < requests.size()) batch.partitions.resize(requests.size());
+  struct ChunkOf {
+    Partition* partition;
+    size_t chunk;
+  };
+  std::vector<ChunkOf> chunks;
+  for (size_t r = 0; r < requests.size(); ++r) {
+    Partition& partition = batch.partitions[r];
+    partition.Reset(tables[r]->spec().salt, requests[r].keys, requests[r].count);
+    for (size_t c = 0; c < partition.chunks(); ++c) chunks.push_back({&partition, c});
+  }
+  const size_t keys = TotalKeys(requests);
+  RunTasks(keys, chunks.size(), [&](size_t i) { chunks[i].partition->Mix(chunks[i].chunk); });
+  for (size_t r = 0; r < requests.size(); ++r) batch.partitions[r].LayOut();
+  RunTasks(keys, chunks.size(), [&](size_t i) { chunks[i].partition->Scatter(chunks[i].chunk); });
+}
+
+template <typename Request, typename Work>
+Status Store::ForEachGroup(std::span<const Request> requests, const std::vector<Table*>& tables,
+                           Work work) {
+  const auto batch = batches_.Take();
+  PartitionAll(requests, tables, *batch);
+  std::vector<Piece> pieces;
+  for (size_t r = 0; r < requests.size(); ++r) {
+    const size_t wanted = std::clamp<size_t>(requests[r].count / kKeysPerPiece, 1, kGroupCount);
+    const auto groups = static_cast<uint32_t>(kGroupCount / std::bit_ceil(wanted));
+    for (uint32_t group = 0; group < kGroupCount; group += groups) {
+      pieces.push_back({r, group, group + groups});
+    }
+  }
+  FirstFailure failure;
+  RunTasks(TotalKeys(requests), pieces.size(), [&](size_t i) {
+    const Piece& piece = pieces[i];
+    const Partition& partition = batch->partitions[piece.request];
+    const auto scratch = scratch_.Take();
+    for (uint32_t group = piece.group_begin; group < piece.group_end && failure.ok(); ++group) {
+      const GroupBatch share{partition.keys(group), partition.positions(group),
+                             partition.count(group)};
+      if (share.count > 0) failure.Note(work(piece.request, group, share, *scratch));
+    }
+  });
+  return failure.Take();
+}
+
+Status Store::PullWith(std::span<const PullRequest> requests, const std::vector<Table*>& tables,
+                       PullMode mode, uint32_t now_s) {
+  return ForEachGroup(
+      requests, tables,
+      [&](size_t r, uint32_t group, const GroupBatch& share, GroupScratch& scratch) {
+        const Tick tick{tables[r]->step() + 1, now_s};
+        return tables[r]->group(group).Pull(share, mode, tick, requests[r].out, requests[r].absent,
+                                            scratch);
+      });
+}
+
+Status Store::Pull(std::span<const PullRequest> requests, PullMode mode, uint32_t now_s) {
+  Result<std::vector<Table*>> found = FindTables(requests);
+  if (!found.ok()) return found.status();
+  const std::vector<Table*>& tables = found.value();
+  if (mode != PullMode::kTrain) return PullWith(requests, tables, mode, now_s);
+  ReaderLock gate(gate_);
+  EMBERY_RETURN_IF_ERROR(PullWith(requests, tables, mode, now_s));
+  for (Table* table : tables) table->Evict({table->step() + 1, now_s}, Table::Effort::kBounded);
+  return Status::Ok();
+}
+
+Status Store::CheckFinite(std::span<const PushRequest> requests,
+                          const std::vector<Table*>& tables) {
+  for (size_t r = 0; r < requests.size(); ++r) {
+    const TableSpec& spec = tables[r]->spec();
+    if (spec.non_finite != NonFinite::kRaise) continue;
+    const size_t dim = spec.dim;
+    for (size_t i = 0; i < requests[r].count; ++i) {
+      if (kernels_.all_finite(requests[r].grads + i * dim, dim)) continue;
+      return Status::InvalidArgument("push to table '" + spec.name + "': the gradient of key " +
+                                     std::to_string(requests[r].keys[i]) + " (position " +
+                                     std::to_string(i) + ") is not finite; nothing was applied");
+    }
+  }
+  return Status::Ok();
+}
+
+Status Store::Push(std::span<const PushRequest> requests, uint32_t now_s) {
+  Result<std::vector<Table*>> found = FindTables(requests);
+  if (!found.ok()) return found.status();
+  const std::vector<Table*>& tables = found.value();
+  for (size_t r = 1; r < tables.size(); ++r) {
+    if (std::find(tables.begin(), tables.begin() + static_cast<ptrdiff_t>(r), tables[r]) ==
+        tables.begin() + static_cast<ptrdiff_t>(r)) {
+      continue;
+    }
+    return Status::InvalidArgument("push names table '" + tables[r]->spec().name +
+                                   "' twice; join its keys in one request");
+  }
+  EMBERY_RETURN_IF_ERROR(CheckFinite(requests, tables));
+  ReaderLock gate(gate_);
+  std::vector<Tick> ticks;
+  for (Table* table : tables) ticks.push_back({table->NextStep(), now_s});
+  EMBERY_RETURN_IF_ERROR(ForEachGroup(
+      requests, tables,
+      [&](size_t r, uint32_t group, const GroupBatch& share, GroupScratch& scratch) {
+        return tables[r]->group(group).Push(share, ticks[r], requests[r].grads, scratch);
+      }));
+  for (size_t r = 0; r < tables.size(); ++r) tables[r]->Evict(ticks[r], Table::Effort::kBounded);
+  return Status::Ok();
+}
+
+}  // namespace embery
