@@ -113,18 +113,6 @@ class RowLayout:
         columns[fmt.STATE] = state.reshape(count, self.state_floats)
         return columns
 
-    def decode_values(self, values: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return stored values, uint8 (n, value_bytes), as float32 (n, dim)."""
-        if self.dtype == "float32":
-            return values.view(np.float32)
-        if self.dtype == "float16":
-            return values.view(np.float16)[:, : self.dim].astype(np.float32)
-        if self.dtype == "bfloat16":
-            bits = values.view(np.uint16)[:, : self.dim].astype(np.uint32)
-            return (bits << 16).view(np.float32)
-        scale = np.ascontiguousarray(values[:, -SCALE_BYTES:]).view(np.float32)
-        return values[:, : self.dim].view(np.int8).astype(np.float32) * scale
-
     def _values_type(self) -> pa.DataType:
         if self.dtype == "float32":
             return _vector(pa.float32(), self.dim)

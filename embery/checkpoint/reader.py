@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -147,8 +148,11 @@ class Checkpoint:
         """Return what the table held beside its rows: counters, slot LSNs, tombstones, ..."""
         return self._tree(self._entry(table).state)
 
-    def verify(self) -> None:
+    def verify(self, *, progress: Callable[[int], None] | None = None) -> None:
         """Check every byte, schema and row count against the manifest.
+
+        Args:
+            progress: called with the bytes of each file that was checked.
 
         Raises:
             CheckpointCorrupt: at the first difference.
@@ -157,14 +161,15 @@ class Checkpoint:
             return
         pool = ThreadPoolExecutor(THREADS_MAX, "embery-verify")
         try:
-            jobs = [
-                pool.submit(self._verify_group, table, group)
-                for table in self.manifest.tables
-                for group in table.groups
-            ]
-            jobs += [pool.submit(self._tree, table.state) for table in self.manifest.tables]
-            for job in jobs:
+            jobs: dict[Future[Any], FileEntry] = {}
+            for table in self.manifest.tables:
+                for group in table.groups:
+                    jobs[pool.submit(self._verify_group, table, group)] = group.file
+                jobs[pool.submit(self._tree, table.state)] = table.state
+            for job in as_completed(jobs):
                 job.result()
+                if progress is not None:
+                    progress(jobs[job].bytes)
             self.files.all_verified = True
         finally:
             pool.shutdown(cancel_futures=True)

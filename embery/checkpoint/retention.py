@@ -6,6 +6,7 @@ import logging
 
 from embery.checkpoint import format as fmt
 from embery.checkpoint.storage import Storage
+from embery.observability.logs import facts
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def retire(storage: Storage, keep: int) -> None:
             try:
                 _delete(storage.child(name))
             except OSError as error:
-                _log.warning("%s: cannot delete this old checkpoint: %s", name, error)
+                _log.warning("cannot delete an old checkpoint", extra=facts(path=name, error=error))
 
 
 def _delete(folder: Storage) -> None:
@@ -46,6 +47,9 @@ def _delete(folder: Storage) -> None:
     folder.remove_files(filter(fmt.is_data_file, files))
     foreign = [name for name in files if name != fmt.MANIFEST and not fmt.is_data_file(name)]
     if foreign or folder.folders():
-        _log.warning("%s: kept this folder for its foreign files %s", folder.address, foreign)
+        _log.warning(
+            "kept the folder of a deleted checkpoint for its foreign files",
+            extra=facts(path=folder.address, files=foreign),
+        )
     else:
         folder.remove_folder()

@@ -7,6 +7,7 @@ is in place; whatever goes wrong before that leaves nothing behind.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 import time
@@ -34,6 +35,7 @@ from embery.checkpoint.retention import retire
 from embery.checkpoint.storage import PendingCheckpoint, Sink
 from embery.checkpoint.tables import TableSource
 from embery.errors import InvalidArgument, ResourceExhausted, Unavailable
+from embery.observability.logs import facts
 from embery.validation import require_int
 
 BATCH_BYTES = 4 << 20
@@ -41,6 +43,7 @@ READ_BYTES = 16 << 20
 # A store keeps its rows in groups of this many slots and reads a part of one at the cost of all.
 READ_SLOTS_MIN = 64
 THREADS_MAX = 4
+_log = logging.getLogger(__name__)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -100,9 +103,13 @@ def write(
     with _storage_errors(storage.address), storage.writing() as pending:
         manifest = _Run(pending, options).manifest(named, state_parts)
         folder = pending.commit(manifests.encode(manifest))
+    saved = Checkpoint(manifest=manifest, state=state, files=CheckedFiles(folder))
+    size = sum(file.bytes for file in manifest.files())
+    rows = sum(table.rows for table in manifest.tables)
+    _log.info("saved a checkpoint", extra=facts(path=saved.path, rows=rows, bytes=size))
     if keep is not None:
         retire(storage, keep)
-    return Checkpoint(manifest=manifest, state=state, files=CheckedFiles(folder))
+    return saved
 
 
 def _by_name(sources: Sequence[TableSource]) -> list[tuple[TableSource, RowLayout]]:

@@ -103,6 +103,14 @@ def test_progress_counts_every_byte_of_the_files(tmp_path: Path, memory_table: A
     assert len(written.tables["item"].groups) == 41
 
 
+def test_verifying_reports_every_byte_of_the_tables(tmp_path: Path, memory_table: Any) -> None:
+    checkpoint.write(tmp_path, [memory_table("item", 500)])
+    seen: list[int] = []
+    found = checkpoint.open_unchecked(tmp_path)
+    found.verify(progress=seen.append)
+    assert sum(seen) == sum(file.bytes for file in found.manifest.files())
+
+
 def test_a_checkpoint_may_have_no_tables_and_only_state(tmp_path: Path) -> None:
     written = checkpoint.write(tmp_path, [], state={"step": 3})
     assert checkpoint.open(written.path).state == {"step": 3}

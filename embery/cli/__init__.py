@@ -1,0 +1,1 @@
+"""The `embery` command: a file per subcommand, each loaded only when it is called."""

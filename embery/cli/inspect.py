@@ -1,0 +1,257 @@
+"""`embery inspect`: a row, or a table's statistics, of a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from embery import checkpoint
+from embery.checkpoint import Checkpoint
+from embery.cli.command import add_json_argument, fail, print_fields, print_json
+from embery.errors import InvalidArgument, Unavailable
+from embery.observability.progress import progress
+from embery.rows import decode_values, describe
+from embery.table import Table
+
+EXAMPLE = "embery inspect runs/7 item 0x2a --json"
+FAILED = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "source", metavar="CHECKPOINT", help="a manifest, its folder, or a folder of checkpoints"
+    )
+    parser.add_argument("table", metavar="TABLE", help="name of the table")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "key",
+        metavar="KEY",
+        nargs="?",
+        type=_key,
+        help="the row's key, decimal or 0x hexadecimal; without it, statistics of the table",
+    )
+    which.add_argument(
+        "--string", metavar="S", help="the row of the key that this string hashes to"
+    )
+    parser.add_argument(
+        "--seed", type=_seed, default=0, help="seed of the hash of --string (default: 0)"
+    )
+    add_json_argument(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the row or the statistics."""
+    found = _open(arguments.source)
+    if arguments.key is None and arguments.string is None:
+        statistics = table_statistics(found, arguments.table)
+        print_json(statistics) if arguments.json else _print_statistics(statistics)
+        return 0
+    key = arguments.key
+    if arguments.string is not None:
+        key = _hash(arguments.string, arguments.seed)
+    row = find_row(found, arguments.table, key)
+    if row is None:
+        rows = found.tables[arguments.table].rows
+        fail(f"{found.path}: table {arguments.table!r} has no row of key {key}; it has {rows} rows")
+        return FAILED
+    print_json(row) if arguments.json else _print_row(row)
+    return 0
+
+
+def find_row(found: Checkpoint, table: str, key: int) -> dict[str, Any] | None:
+    """Return a row as `Store.inspect` does; only the file of its slot is read, and verified."""
+    from embery.routing import slots_of  # noqa: PLC0415  native code, not needed for statistics
+
+    slot = int(slots_of(table, np.array([key], np.uint64))[0])
+    for columns in found.rows(table, slot=slot):
+        places = np.flatnonzero(columns["key"] == np.uint64(key))
+        if places.size:
+            definition = Table.from_dict(found.tables[table].definition)
+            return {**describe(definition, columns, int(places[0])), "slot": slot}
+    return None
+
+
+def table_statistics(found: Checkpoint, table: str) -> dict[str, Any]:
+    """Return what there is to say about all rows of a table; every file of it is verified."""
+    state = found.table_state(table)
+    definition = found.tables[table].definition
+    entry = found.tables[table]
+    updates, steps, times = _Range(), _Range(), _Range()
+    values = _Moments()
+    with progress(f"reading {table}", total=entry.rows, unit=" rows") as advance:
+        for columns in found.rows(table):
+            updates.add(columns["count"])
+            steps.add(columns["step"])
+            times.add(columns["time_s"])
+            values.add(decode_values(definition["dtype"], definition["dim"], columns["values"]))
+            advance(len(columns["key"]))
+    return {
+        "checkpoint": found.path,
+        "definition": dict(definition),
+        "rows": entry.rows,
+        "file_bytes": sum(file.bytes for file in entry.files()),
+        "updates": updates.to_dict(),
+        "last_step": steps.to_dict(),
+        "last_time_s": times.to_dict(),
+        "values": values.to_dict(),
+        "beside_rows": _scalars(state),
+    }
+
+
+class _Range:
+    """Smallest, largest and mean of integers."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum = 0
+        self._low: int | None = None
+        self._high: int | None = None
+
+    def add(self, column: np.ndarray[Any, Any]) -> None:
+        if column.size:
+            low, high = int(column.min()), int(column.max())
+            self._low = low if self._low is None else min(self._low, low)
+            self._high = high if self._high is None else max(self._high, high)
+            self._sum += int(column.sum(dtype=np.uint64))
+            self._count += column.size
+
+    def to_dict(self) -> dict[str, Any]:
+        mean = self._sum / self._count if self._count else None
+        return {"min": self._low, "mean": mean, "max": self._high}
+
+
+class _Moments:
+    """Mean, deviation and extremes of the finite values, and the number of the others."""
+
+    def __init__(self) -> None:
+        self._count = self._nonfinite = 0
+        self._sum = self._squares = 0.0
+        self._low, self._high = np.inf, -np.inf
+
+    def add(self, values: np.ndarray[Any, Any]) -> None:
+        finite = values[np.isfinite(values)].astype(np.float64)
+        self._nonfinite += values.size - finite.size
+        if finite.size:
+            self._count += finite.size
+            self._sum += float(finite.sum())
+            self._squares += float(np.square(finite).sum())
+            self._low = min(self._low, float(finite.min()))
+            self._high = max(self._high, float(finite.max()))
+
+    def to_dict(self) -> dict[str, Any]:
+        if not self._count:
+            return {"nonfinite": self._nonfinite}
+        mean = self._sum / self._count
+        variance = max(0.0, self._squares / self._count - mean * mean)
+        return {
+            "min": self._low,
+            "mean": mean,
+            "max": self._high,
+            "deviation": variance**0.5,
+            "nonfinite": self._nonfinite,
+        }
+
+
+def _scalars(state: Any) -> dict[str, Any]:
+    """Return the numbers of a table's state by name, and of its arrays the lengths."""
+    flat: dict[str, Any] = {}
+    for name, value in state.items():
+        if isinstance(value, dict):
+            flat.update({f"{name}.{key}": item for key, item in _scalars(value).items()})
+        elif isinstance(value, np.ndarray):
+            flat[f"{name} (length)"] = len(value)
+        else:
+            flat[name] = value
+    return flat
+
+
+def _print_row(row: dict[str, Any]) -> None:
+    state = [(f"state {name}", _numbers(part)) for name, part in row["state"].items()]
+    print_fields(
+        [
+            ("table", row["table"]),
+            ("key", f"{row['key']}  0x{row['key']:016x}"),
+            ("slot", str(row["slot"])),
+            ("updates", str(row["updates"])),
+            ("last step", str(row["last_step"])),
+            ("last time", _moment(row["last_time_s"])),
+            ("lsn", str(row["lsn"])),
+            ("values", _numbers(row["values"])),
+            *state,
+        ]
+    )
+
+
+def _print_statistics(statistics: dict[str, Any]) -> None:
+    definition = statistics["definition"]
+    times = statistics["last_time_s"]
+    print_fields(
+        [
+            ("checkpoint", statistics["checkpoint"]),
+            ("table", definition["name"]),
+            *((name, str(value)) for name, value in definition.items() if name != "name"),
+            ("rows", f"{statistics['rows']:,}"),
+            ("file bytes", f"{statistics['file_bytes']:,}"),
+            ("updates", _summary(statistics["updates"])),
+            ("last step", _summary(statistics["last_step"])),
+            ("last time", f"{_moment(times['min'])} to {_moment(times['max'])}"),
+            ("values", _summary(statistics["values"])),
+            *((name, str(value)) for name, value in statistics["beside_rows"].items()),
+        ]
+    )
+
+
+def _numbers(values: list[float]) -> str:
+    return " ".join(f"{value:.9g}" for value in values)
+
+
+def _summary(parts: dict[str, Any]) -> str:
+    known = {name: value for name, value in parts.items() if value is not None}
+    return ", ".join(f"{name} {value:.6g}" for name, value in known.items()) or "none"
+
+
+def _moment(time_s: int | None) -> str:
+    if time_s is None:
+        return "none"
+    return datetime.fromtimestamp(time_s, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _open(source: str) -> Checkpoint:
+    if source.startswith("embedded:"):
+        raise InvalidArgument(
+            f"{source!r}: an embedded store lives inside the process that trains, out of reach "
+            "from here; inspect a checkpoint of it, or call store.inspect(table, key) there"
+        )
+    if source.startswith("embery://"):
+        raise Unavailable(f"{source!r}: this version has no cluster client yet; use a checkpoint")
+    return checkpoint.open_unchecked(source)
+
+
+def _hash(string: str, seed: int) -> int:
+    import pyarrow as pa  # noqa: PLC0415
+
+    from embery.data.keys import keys_of  # noqa: PLC0415  only strings need it
+
+    return int(keys_of(pa.array([string]), seed=seed)[0])
+
+
+def _key(text: str) -> int:
+    try:
+        key = int(text, 16) if text.lower().startswith("0x") else int(text, 10)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither decimal nor 0x hexadecimal; use --string for a string"
+        ) from None
+    if not 0 <= key < 2**64:
+        raise argparse.ArgumentTypeError(f"{text!r} is outside [0, 2^64)")
+    return key
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer in [0, 2^32)")
+    return int(text)
