@@ -21,9 +21,9 @@ class RandomStream {
 
   constexpr uint64_t At(uint64_t counter) const { return SplitMix64(base_ + counter); }
 
-  // Uniform in (0, 1): 53 bits, never an end point.
+  // Uniform in (0, 1): 52 bits and a half, which a double holds exactly, so never an end point.
   constexpr double UnitAt(uint64_t counter) const {
-    return (static_cast<double>(At(counter) >> 11) + 0.5) * 0x1p-53;
+    return (static_cast<double>(At(counter) >> 12) + 0.5) * 0x1p-52;
   }
 
  private:

@@ -44,7 +44,8 @@ Handle RecordPool::Allocate() {
     return handle;
   }
   if (next_ == kHandleMax) return kNoHandle;
-  if ((next_ >> block_shift_) >= blocks_.size()) {
+  // Twice for the first record where a block holds one: handle 0 is not used.
+  while ((next_ >> block_shift_) >= blocks_.size()) {
     std::byte* block = slabs_.Allocate((size_t{block_mask_} + 1) * record_bytes_);
     if (block == nullptr) return kNoHandle;
     blocks_.push_back(block);
