@@ -227,23 +227,31 @@ float HalfToFloat(uint32_t half) {
 constexpr uint32_t kHalfMax = 0x7bffu;
 
 // Finite values only; beyond the largest half they saturate. `noise` has 13 bits: what is added
-// below the last kept bit before cutting there.
-uint32_t FloatToHalf(float value, uint32_t noise) {
+// below the last kept bit before cutting there. `tiny` is the half of a value below 2^-14, where
+// the unit is 2^-24.
+uint32_t FloatToHalf(float value, uint32_t noise, uint32_t tiny) {
   const uint32_t bits = BitsOf(value);
   const uint32_t sign = (bits >> 16) & 0x8000u;
-  const float size = FloatOf(bits & 0x7fffffffu);
+  const float size = __builtin_fabsf(value);
   const uint32_t normal = ((bits & 0x7fffffffu) + noise - 0x38000000u) >> 13;
-  // Below 2^-14 the unit is 2^-24: count it.
-  const float units = (size < 0x1p-14f ? size : 0.0f) * 0x1p24f;
-  const auto tiny =
-      static_cast<uint32_t>(static_cast<int32_t>(units + static_cast<float>(noise) * 0x1p-13f));
   const uint32_t half = size < 0x1p-14f ? tiny : normal;
   return sign | (size >= 65520.0f || half > kHalfMax ? kHalfMax : half);
 }
 
-uint32_t HalfNearestNoise(float value) {
+uint32_t HalfNearest(float value) {
   // Half a unit, less one bit unless the kept part is odd: ties go to even.
-  return 0x0fffu + ((BitsOf(value) >> 13) & 1u);
+  const uint32_t noise = 0x0fffu + ((BitsOf(value) >> 13) & 1u);
+  // The unit of 0.5 is 2^-24 too: the addition rounds to it.
+  const uint32_t tiny = BitsOf(__builtin_fabsf(value) + 0.5f) - BitsOf(0.5f);
+  return FloatToHalf(value, noise, tiny);
+}
+
+uint32_t HalfStochastic(float value, uint32_t noise) {
+  const float size = __builtin_fabsf(value);
+  const float units = (size < 0x1p-14f ? size : 0.0f) * 0x1p24f;
+  const auto tiny =
+      static_cast<uint32_t>(static_cast<int32_t>(units + static_cast<float>(noise) * 0x1p-13f));
+  return FloatToHalf(value, noise, tiny);
 }
 
 uint32_t Bfloat16Of(float value, uint32_t noise) {
@@ -281,15 +289,11 @@ void EncodeFloat32(const float* values, uint32_t dim, Rounding, std::byte* store
 void EncodeFloat16(const float* values, uint32_t dim, Rounding rounding, std::byte* stored) {
   auto* __restrict half = reinterpret_cast<uint16_t*>(stored);
   if (rounding.kind == Rounding::Kind::kNearest) {
-    for (uint32_t i = 0; i < dim; ++i) {
-      const uint32_t noise = FloatOf(BitsOf(values[i]) & 0x7fffffffu) < 0x1p-14f
-                                 ? 0x1000u
-                                 : HalfNearestNoise(values[i]);
-      half[i] = static_cast<uint16_t>(FloatToHalf(values[i], noise));
-    }
+    for (uint32_t i = 0; i < dim; ++i) half[i] = static_cast<uint16_t>(HalfNearest(values[i]));
   } else {
     for (uint32_t i = 0; i < dim; ++i) {
-      half[i] = static_cast<uint16_t>(FloatToHalf(values[i], NoiseAt(rounding.noise, i) & 0x1fffu));
+      const uint32_t noise = NoiseAt(rounding.noise, i) & 0x1fffu;
+      half[i] = static_cast<uint16_t>(HalfStochastic(values[i], noise));
     }
   }
 }
