@@ -107,3 +107,18 @@ def test_the_report_says_which_target_was_missed(tmp_path: Path) -> None:
     assert lookup.endswith("| >= 1.5 | **no** |")
     assert cycle.endswith("| >= 1.2 | yes |")
     assert "| embery | cycle_rows_per_s | 13.00 M | 13.00 M | 13.00 M |" in text
+
+
+def test_no_target_is_met_or_missed_on_a_busy_machine(tmp_path: Path) -> None:
+    case = w1_case(setting(tmp_path, tmp_path), 1000)
+    figures = [
+        {
+            "contender": contender, "metric": metric, "value": value, "load1": 0.5,
+            "foreign_share": 0.5 if contender == "fbgemm_rowwise" else 0.0, "stolen_share": 0.0,
+        }
+        for contender, value in (("embery", 3.0e7), ("fbgemm_rowwise", 1.0e6))
+        for metric in ("lookup_rows_per_s", "update_rows_per_s", "cycle_rows_per_s")
+    ]  # fmt: skip
+    text = report([(case, figures)], setting(tmp_path), rounds=1)
+    assert text.count("| undecided: others 50% |") == len(case.targets)
+    assert "| yes |" not in text
