@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from embery.arrays import as_keys, as_out, as_rows
 from embery.checkpoint import Checkpoint
 from embery.errors import InvalidArgument, SchemaMismatch, TableNotFound, Unavailable
 from embery.rows import describe
-from embery.store import F32, U64, Store
+from embery.store import F32, U64, PushWatcher, Store
 from embery.table import Table
 from embery.validation import require_int
 
@@ -51,6 +51,8 @@ class EmbeddedStore(Store):
         # Guards the two maps and the executor, and keeps restore and checkpoint apart.
         self._lock = threading.RLock()
         self._executor: ThreadPoolExecutor | None = None
+        # Replaced, never changed, so that a push iterates over it without a lock.
+        self._watchers: tuple[PushWatcher, ...] = ()
         self._closed = False
 
     @property
@@ -109,26 +111,46 @@ class EmbeddedStore(Store):
 
     def push(self, table: str, keys: Any, grads: Any) -> None:
         """See `Store.push`."""
-        self._native.push(*self._push_arguments(table, keys, grads), self._now_s())
+        self._apply(*self._push_arguments(table, keys, grads), self._now_s())
 
     def _push_arguments(
         self, table: str, keys: Any, grads: Any
-    ) -> tuple[list[int], list[U64], list[F32]]:
+    ) -> tuple[list[str], list[int], list[U64], list[F32]]:
         table_id = self._id(table)
         key_array = as_keys(keys, f"push({table!r}): keys")
         rows = as_rows(grads, f"push({table!r}): grads", key_array.size, self._tables[table].dim)
-        return [table_id], [key_array], [rows]
+        return [table], [table_id], [key_array], [rows]
+
+    def _apply(
+        self,
+        tables: Sequence[str],
+        ids: Sequence[int],
+        keys: Sequence[U64],
+        grads: Sequence[F32],
+        now_s: int,
+    ) -> None:
+        with ExitStack() as watched:
+            for watcher in self._watchers:
+                watched.enter_context(watcher.pushing(tables, keys))
+            self._native.push(ids, keys, grads, now_s)
 
     def pull_async(self, table: str, keys: Any, *, train: bool = True) -> Future[F32]:
         """See `Store.pull_async`; a wrong argument raises here, not in the future."""
-        self._id(table)
+        table_id = self._id(table)
         key_array = as_keys(keys, f"pull_async({table!r}): keys")
-        return self._background().submit(self.pull, table, key_array, train=train)
+        out = np.empty((key_array.size, self._tables[table].dim), np.float32)
+        mode: Literal["train", "eval"] = "train" if train else "eval"
+
+        def run() -> F32:
+            self._native.pull([table_id], [key_array], [out], mode, self._now_s())
+            return out
+
+        return self._background().submit(run)
 
     def push_async(self, table: str, keys: Any, grads: Any) -> Future[None]:
         """See `Store.push_async`; a wrong argument raises here, not in the future."""
         arguments = self._push_arguments(table, keys, grads)
-        return self._background().submit(self._native.push, *arguments, self._now_s())
+        return self._background().submit(self._apply, *arguments, self._now_s())
 
     def pull_batch(
         self,
@@ -153,11 +175,21 @@ class EmbeddedStore(Store):
 
     def push_batch(self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32]) -> None:
         """See `Store.push_batch`."""
-        self._native.push([self._id(t) for t in tables], keys, grads, self._now_s())
+        self._apply(tables, [self._id(t) for t in tables], keys, grads, self._now_s())
 
     def deletions(self, table: str) -> int:
         """See `Store.deletions`."""
         return self._native.deletions(self._id(table))
+
+    def watch(self, watcher: PushWatcher) -> None:
+        """See `Store.watch`."""
+        with self._lock:
+            self._watchers = (*self._watchers, watcher)
+
+    def unwatch(self, watcher: PushWatcher) -> None:
+        """See `Store.unwatch`."""
+        with self._lock:
+            self._watchers = tuple(w for w in self._watchers if w is not watcher)
 
     def _now_s(self) -> int:
         return int(self._clock())
@@ -236,6 +268,8 @@ class EmbeddedStore(Store):
             with self._frozen():
                 sinks = {n: _NativeTable(self._native, self._ids[n], t) for n, t in wanted.items()}
                 checkpoint.load(found, sinks)
+            for watcher in self._watchers:
+                watcher.rows_replaced()
         return found
 
     @contextmanager

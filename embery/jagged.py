@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from embery.errors import InvalidArgument
@@ -42,31 +44,33 @@ def _check_counts(what: str, n_values: int, lengths: Tensor | None, offsets: Ten
     if (lengths is None) == (offsets is None):
         raise InvalidArgument(f"{what}: give lengths or offsets, one of the two")
     if lengths is not None:
-        _require_vector(f"{what}.lengths", lengths, _COUNT_DTYPES)
-        if lengths.numel() and int(lengths.min()) < 0:
-            at = int((lengths < 0).nonzero()[0])
-            raise InvalidArgument(f"{what}.lengths[{at}] is negative: {int(lengths[at])}")
-        total = int(lengths.sum())
+        counts = _as_counts(f"{what}.lengths", lengths)
+        if counts.size and counts.min() < 0:
+            at = int((counts < 0).argmax())
+            raise InvalidArgument(f"{what}.lengths[{at}] is negative: {counts[at]}")
+        total = counts.sum(dtype=np.int64)
         if total != n_values:
             raise InvalidArgument(
                 f"{what}: the lengths add up to {total}, but there are {n_values} values"
             )
         return
-    assert offsets is not None
-    _require_vector(f"{what}.offsets", offsets, _COUNT_DTYPES)
-    if not offsets.numel() or int(offsets[0]) != 0 or int(offsets[-1]) != n_values:
-        ends = f"{int(offsets[0])} and {int(offsets[-1])}" if offsets.numel() else "nothing"
+    bounds = _as_counts(f"{what}.offsets", offsets)
+    if not bounds.size or bounds[0] != 0 or bounds[-1] != n_values:
+        ends = f"{bounds[0]} and {bounds[-1]}" if bounds.size else "nothing"
         raise InvalidArgument(
             f"{what}.offsets must begin with 0 and end with {n_values}, the number of values; "
             f"got {ends}"
         )
-    steps = offsets.diff()
-    if steps.numel() and int(steps.min()) < 0:
-        at = int((steps < 0).nonzero()[0])
+    if (bounds[1:] < bounds[:-1]).any():
+        at = int((bounds[1:] < bounds[:-1]).argmax())
         raise InvalidArgument(
-            f"{what}.offsets must not fall, got {int(offsets[at])} then {int(offsets[at + 1])} "
-            f"at {at}"
+            f"{what}.offsets must not fall, got {bounds[at]} then {bounds[at + 1]} at {at}"
         )
+
+
+def _as_counts(what: str, counts: object) -> NDArray[Any]:
+    # NumPy checks in this thread; torch would call up its whole pool for a few thousand numbers.
+    return _require_vector(what, counts, _COUNT_DTYPES).cpu().numpy()
 
 
 def _check_weights(what: str, n_values: int, weights: Tensor | None) -> None:

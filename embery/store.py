@@ -10,8 +10,9 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,18 @@ if TYPE_CHECKING:
 U64 = NDArray[np.uint64]
 F32 = NDArray[np.float32]
 URL_VARIABLE = "EMBERY_STORE"
+
+
+class PushWatcher(Protocol):
+    """Whoever must know which rows change: what was read of them before is out of date."""
+
+    def pushing(self, tables: Sequence[str], keys: Sequence[U64]) -> AbstractContextManager[None]:
+        """Return a context that is open while a push to these keys is being applied."""
+        ...
+
+    def rows_replaced(self) -> None:
+        """Note that all rows may have changed, by a restore."""
+        ...
 
 
 class Store(ABC):
@@ -128,6 +141,14 @@ class Store(ABC):
     def deletions(self, table: str) -> int:
         """Return how many rows `table` has ever deleted: it grows whenever a peeked row may be gone."""
 
+    @abstractmethod
+    def watch(self, watcher: PushWatcher) -> None:
+        """Tell `watcher` of every push of this handle, from the thread that applies it."""
+
+    @abstractmethod
+    def unwatch(self, watcher: PushWatcher) -> None:
+        """End what `watch` began; a no-op if it has ended."""
+
     # -- whole store ------------------------------------------------------------------------------
 
     @abstractmethod
@@ -164,13 +185,18 @@ class Store(ABC):
 
     @abstractmethod
     def restore(self, src: str | os.PathLike[str]) -> Checkpoint:
-        """Replace all tables by those of the checkpoint `src` (a manifest, its folder, or a folder of
-        checkpoints, of which the newest is taken); return it, with the `state` it was saved with.
+        """Replace all tables by those of a checkpoint.
+
+        Args:
+            src: a manifest, its folder, or a folder of checkpoints, of which the newest is taken.
+
+        Returns:
+            the checkpoint, with the `state` it was saved with.
 
         Raises:
             CheckpointCorrupt: it is damaged or incomplete; the store is as before.
             SchemaMismatch: a table exists here with another definition; the store is as before.
-        """  # noqa: D205
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -197,17 +223,24 @@ def connect(url: str | None = None, **options: Any) -> Store:
         url: "embedded:" keeps the rows in this process; "embery://HOST:PORT" is a cluster, by its
             coordinator. None takes $EMBERY_STORE, which the launcher sets, else "embedded:".
         **options: of the embedded store: `threads` (int, default: the processors this process may
-            use), `simd` ("auto", "avx512", "avx2", "baseline"), `clock` (a callable returning seconds
-            since 1970, for time-to-live).
+            use), `simd` ("auto", "avx512", "avx2", "baseline"), `clock` (a callable returning
+            seconds since 1970, for time-to-live).
 
     Raises:
         InvalidArgument: the URL or an option is not understood.
     """
     url = url or os.environ.get(URL_VARIABLE) or "embedded:"
+    if not isinstance(url, str):
+        raise InvalidArgument(f"connect: the URL must be a string, got {type(url).__name__}")
     scheme = url.split(":", 1)[0]
     if scheme == "embedded":
         from embery.embedded import EmbeddedStore  # noqa: PLC0415  the native module loads on use
 
+        unknown = sorted(set(options) - {"threads", "simd", "clock"})
+        if unknown:
+            raise InvalidArgument(
+                f"connect({url!r}): unknown option {unknown[0]!r}; expected threads, simd or clock"
+            )
         return EmbeddedStore(url, **options)
     if scheme == "embery":
         raise Unavailable(

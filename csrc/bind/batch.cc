@@ -226,10 +226,15 @@ struct StaleRows {
   RowSubset subset;
 };
 
-void RecordPush(RecentPushes& pushes, uint64_t salt, const py::array& keys, uint64_t number) {
-  const auto view = View<uint64_t>(keys, "keys");
+void RecordPush(RecentPushes& pushes, const std::vector<uint64_t>& salts, const Arrays& keys,
+                uint64_t number) {
+  if (salts.size() != keys.size()) {
+    ThrowIfError(Status::InvalidArgument("one salt a list of keys is needed"));
+  }
+  std::vector<std::span<const uint64_t>> views;
+  for (const py::array& of_table : keys) views.push_back(View<uint64_t>(of_table, "keys"));
   const py::gil_scoped_release release;
-  pushes.Record(salt, view, number);
+  for (size_t i = 0; i < views.size(); ++i) pushes.Record(salts[i], views[i], number);
 }
 
 StaleRows FindStaleRows(const RecentPushes& pushes, const Plan& plan, const py::array& absent,
@@ -292,7 +297,7 @@ void BindPlanner(py::module_& module) {
 void BindStaleRows(py::module_& module) {
   py::class_<RecentPushes>(module, "RecentPushes")
       .def(py::init<int>(), py::arg("stamps_log2"))
-      .def("record", &RecordPush, py::arg("salt"), py::arg("keys"), py::arg("number"))
+      .def("record", &RecordPush, py::arg("salts"), py::arg("keys"), py::arg("number"))
       .def("find_stale", &FindStaleRows, py::arg("plan"), py::arg("absent"), py::arg("salts"),
            py::arg("all_stale"), py::arg("since"));
 
