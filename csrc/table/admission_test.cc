@@ -1,6 +1,7 @@
 #include "table/admission.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/testing.h"
 
