@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,24 +18,29 @@ def _as_numpy(value: Any, where: str) -> NDArray[Any]:
     if getattr(value, "requires_grad", False):
         value = value.detach()
     if hasattr(value, "__dlpack__"):
-        try:
-            kind, _ = value.__dlpack_device__()
-            if int(kind) != 1:
-                raise InvalidArgument(
-                    f"{where} lies on a device (DLPack type {int(kind)}), expected memory of the "
-                    "CPU; move it there first, e.g. by .cpu()"
-                )
+        _require_cpu(value, where)
+        with suppress(BufferError, TypeError, RuntimeError):
             return np.from_dlpack(value)
-        except (BufferError, TypeError, RuntimeError):
-            # Some exporters refuse what the buffer or array protocol still offers.
-            pass
+        # Some exporters refuse what the buffer or array protocol below still offers.
     try:
         return np.asarray(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidArgument(
             f"{where}: expected an array with the buffer protocol or DLPack, "
             f"got {type(value).__name__}: {error}"
         ) from error
+
+
+def _require_cpu(value: Any, where: str) -> None:
+    try:
+        kind = int(value.__dlpack_device__()[0])
+    except (ValueError, BufferError, RuntimeError) as error:
+        raise InvalidArgument(f"{where}: no array in memory of the CPU: {error}") from error
+    if kind != 1:
+        raise InvalidArgument(
+            f"{where} lies on a device (DLPack type {kind}), expected memory of the CPU; move it "
+            "there first, e.g. by .cpu()"
+        )
 
 
 def as_keys(value: Any, where: str) -> NDArray[np.uint64]:

@@ -323,6 +323,9 @@ class _NativeTable:
     def clear(self) -> None:
         self.native.clear_table(self.table_id)
 
+    def reserve(self, slot_begin: int, slot_end: int, rows: int) -> None:
+        self.native.reserve_rows(self.table_id, slot_begin, slot_end, rows)
+
     def import_rows(self, columns: Mapping[str, NDArray[Any]]) -> None:
         self.native.import_rows(self.table_id, dict(columns))
 

@@ -54,7 +54,7 @@ class Constant(Initializer):
 
 @dataclass(frozen=True, slots=True)
 class Uniform(Initializer):
-    """Uniform in [-scale, scale)."""
+    """Uniform in [-scale, scale]."""
 
     scale: float = 0.01
     seed: int = 0

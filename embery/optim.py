@@ -46,6 +46,8 @@ class Optimizer:
 
 
 _POSITIVE = (0.0, float("inf"))
+# As a float32 an eps below this is 0, and a first gradient of 0 would give 0 / 0.
+_EPS = (1e-37, float("inf"))
 _UNIT = (0.0, 1.0)
 
 
@@ -108,7 +110,7 @@ class Adagrad(Optimizer):
     def validate(self) -> None:
         """Raise `InvalidArgument` if a hyper-parameter is out of its range."""
         Optimizer.validate(self)
-        self._require(eps=_POSITIVE, initial_accumulator=_POSITIVE, weight_decay=_POSITIVE)
+        self._require(eps=_EPS, initial_accumulator=_POSITIVE, weight_decay=_POSITIVE)
 
     def state_floats(self, dim: int) -> int:
         """Return dim: s."""
@@ -153,7 +155,7 @@ class Adam(Optimizer):
     def validate(self) -> None:
         """Raise `InvalidArgument` if a hyper-parameter is out of its range."""
         Optimizer.validate(self)
-        self._require(beta1=_UNIT, beta2=_UNIT, eps=_POSITIVE, weight_decay=_POSITIVE)
+        self._require(beta1=_UNIT, beta2=_UNIT, eps=_EPS, weight_decay=_POSITIVE)
 
     def state_floats(self, dim: int) -> int:
         """Return 2 dim: m, then v."""

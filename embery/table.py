@@ -19,8 +19,8 @@ DTYPES = ("float32", "float16", "bfloat16", "int8")
 class MinCount:
     """Admit a key when it has been seen in `count` batches.
 
-    Pulls of training clients and pushes are counted apart, each distinct key once a call; the key is
-    admitted by the call in which either number reaches `count`.
+    Pulls of training clients and pushes are counted apart, each distinct key once a call; the key
+    is admitted by the call in which either number reaches `count`.
     """
 
     count: int = 2
@@ -107,7 +107,8 @@ class Table:
 
     `dtype` is the storage of the values: "float32", "float16", "bfloat16" or "int8" (one float32
     scale a row); pulls and pushes are float32 always. `nonfinite` says what a push with a NaN or an
-    infinity does: "reject" skips and counts the key, "raise" refuses the whole push.
+    infinity does: "reject" skips and counts the key, "raise" refuses the whole push. A sum of finite
+    gradients that overflows is rejected and counted under either.
     """
 
     name: str
@@ -128,7 +129,7 @@ class Table:
         """Raise `InvalidArgument` naming the first field that is wrong."""
         if not isinstance(self.name, str) or not self.name:
             raise InvalidArgument(f"Table.name must be a non-empty string, got {self.name!r}")
-        if len(self.name.encode()) > NAME_BYTES_MAX or any(c in self.name for c in "/\\\0"):
+        if _utf8_bytes(self.name) > NAME_BYTES_MAX or any(c in self.name for c in "/\\\0"):
             raise InvalidArgument(
                 f"Table.name must have at most {NAME_BYTES_MAX} bytes and no '/', '\\' or NUL, "
                 f"got {self.name!r}"
@@ -189,6 +190,13 @@ class Table:
             )
         except (KeyError, TypeError) as error:
             raise InvalidArgument(f"not the definition of a table: {error!r}") from error
+
+
+def _utf8_bytes(name: str) -> int:
+    try:
+        return len(name.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"Table.name must be valid Unicode, got {name!r}") from error
 
 
 def _policy_from_dict(values: Mapping[str, Any] | None) -> Any:

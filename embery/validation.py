@@ -8,10 +8,15 @@ import numbers
 from embery.errors import InvalidArgument
 
 
+FLOAT32_MAX = 3.4028234663852886e38
+
+
 def require_finite(field: str, value: object) -> None:
-    """Raise unless `value` is a finite real number."""
+    """Raise unless `value` is a finite real number, and stays finite as a float32."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise InvalidArgument(f"{field} must be a finite number, got {value!r}")
+    if abs(value) > FLOAT32_MAX:
+        raise InvalidArgument(f"{field} must be finite as a float32, got {value!r}")
 
 
 def require_range(

@@ -4,8 +4,9 @@
 // destroyed.
 #pragma once
 
+#include <pthread.h>
+
 #include <mutex>
-#include <shared_mutex>
 
 #if defined(__clang__)
 #define EMBERY_ANNOTATION(x) __attribute__((x))
@@ -23,6 +24,7 @@
 #define RELEASE_SHARED(...) EMBERY_ANNOTATION(release_shared_capability(__VA_ARGS__))
 #define RELEASE_GENERIC(...) EMBERY_ANNOTATION(release_generic_capability(__VA_ARGS__))
 #define EXCLUDES(...) EMBERY_ANNOTATION(locks_excluded(__VA_ARGS__))
+#define RETURN_CAPABILITY(x) EMBERY_ANNOTATION(lock_returned(x))
 #define NO_THREAD_SAFETY_ANALYSIS EMBERY_ANNOTATION(no_thread_safety_analysis)
 
 namespace embery {
@@ -48,15 +50,31 @@ class SCOPED_CAPABILITY MutexLock {
   Mutex& mutex_;
 };
 
+// Many readers or one writer. A waiting writer goes before readers that come later, so that a stream
+// of them cannot keep it out; hence a thread must not take the lock shared twice, and one that takes
+// several must take them in one order that all threads keep.
 class CAPABILITY("mutex") SharedMutex {
  public:
-  void Lock() ACQUIRE() { mutex_.lock(); }
-  void Unlock() RELEASE() { mutex_.unlock(); }
-  void LockShared() ACQUIRE_SHARED() { mutex_.lock_shared(); }
-  void UnlockShared() RELEASE_SHARED() { mutex_.unlock_shared(); }
+  SharedMutex() {
+    pthread_rwlockattr_t attributes;
+    pthread_rwlockattr_init(&attributes);
+#if defined(__GLIBC__)
+    pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+#endif
+    pthread_rwlock_init(&lock_, &attributes);
+    pthread_rwlockattr_destroy(&attributes);
+  }
+  ~SharedMutex() { pthread_rwlock_destroy(&lock_); }
+  SharedMutex(const SharedMutex&) = delete;
+  SharedMutex& operator=(const SharedMutex&) = delete;
+
+  void Lock() ACQUIRE() { pthread_rwlock_wrlock(&lock_); }
+  void Unlock() RELEASE() { pthread_rwlock_unlock(&lock_); }
+  void LockShared() ACQUIRE_SHARED() { pthread_rwlock_rdlock(&lock_); }
+  void UnlockShared() RELEASE_SHARED() { pthread_rwlock_unlock(&lock_); }
 
  private:
-  std::shared_mutex mutex_;
+  pthread_rwlock_t lock_;
 };
 
 class SCOPED_CAPABILITY WriterLock {

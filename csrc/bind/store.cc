@@ -145,7 +145,7 @@ py::dict Stats(Store& store, TableId id) {
 size_t Evict(Store& store, TableId id, uint32_t now_s) {
   Table& table = GetTable(store, id);
   const py::gil_scoped_release release;
-  return table.Evict({table.step() + 1, now_s}, Table::Effort::kThorough);
+  return store.Evict(table, now_s);
 }
 
 uint64_t Deletions(Store& store, TableId id) {
@@ -211,6 +211,12 @@ void BindStore(py::module_& module) {
             return ExportRows(GetTable(store, id), slot_begin, slot_end);
           },
           py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"))
+      .def(
+          "reserve_rows",
+          [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end, size_t rows) {
+            ReserveRows(GetTable(store, id), slot_begin, slot_end, rows);
+          },
+          py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"), py::arg("rows"))
       .def(
           "import_rows",
           [](Store& store, TableId id, const py::dict& rows) {

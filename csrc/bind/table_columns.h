@@ -20,6 +20,10 @@ pybind11::dict ExportRows(Table& table, uint32_t slot_begin, uint32_t slot_end);
 // The same columns for the rows of `keys` that exist, and `found` uint8, one a key.
 pybind11::dict ReadRows(Table& table, const pybind11::array& keys);
 
+// Announces that `rows` rows of the slots [slot_begin, slot_end) are about to be imported; without
+// it their import is slow. Raises ResourceExhausted if memory is used up.
+void ReserveRows(Table& table, uint32_t slot_begin, uint32_t slot_end, size_t rows);
+
 // Raises InvalidArgument if a column is missing or of another shape; nothing was imported then.
 void ImportRows(Table& table, const pybind11::dict& columns);
 

@@ -257,9 +257,11 @@ uint32_t HalfStochastic(float value, uint32_t noise) {
 uint32_t Bfloat16Of(float value, uint32_t noise) {
   const uint32_t bits = BitsOf(value);
   const uint32_t rounded = (bits + noise) >> 16;
-  // Rounding must not turn the largest finite value into an infinity.
-  return (rounded & 0x7f80u) == 0x7f80u ? bits >> 16 : rounded;
+  // Saturates: an infinity, or what would round to one, becomes the largest finite value.
+  return (rounded & 0x7f80u) == 0x7f80u ? ((bits >> 16) & 0x8000u) | 0x7f7fu : rounded;
 }
+
+constexpr float kInt8Max = 0x1.fep127f;
 
 void DecodeFloat32(const std::byte* stored, uint32_t dim, float* values) {
   std::memcpy(values, stored, dim * sizeof(float));
@@ -319,6 +321,8 @@ void EncodeInt8(const float* values, uint32_t dim, Rounding rounding, std::byte*
     const float size = __builtin_fabsf(values[i]);
     largest = size > largest ? size : largest;
   }
+  // Saturates, with room for the scale to round up.
+  largest = largest > kInt8Max ? kInt8Max : largest;
   // A subnormal scale would divide badly; such a row is zero for every purpose.
   const float scale = largest < 0x1p-100f ? 0.0f : largest / 127.0f;
   const float inverse = scale == 0.0f ? 0.0f : 127.0f / largest;
@@ -327,9 +331,10 @@ void EncodeInt8(const float* values, uint32_t dim, Rounding rounding, std::byte*
     const float noise =
         nearest ? 0.5f : static_cast<float>(NoiseAt(rounding.noise, i) >> 8) * 0x1p-24f;
     // Shifted to be positive, so that cutting the fraction rounds down.
-    auto q = static_cast<int32_t>(values[i] * inverse + 128.0f + noise) - 128;
-    q = q > 127 ? 127 : q;
-    quanta[i] = static_cast<int8_t>(q < -127 ? -127 : q);
+    const float shifted = values[i] * inverse + 128.0f + noise;
+    // In this order a NaN is bounded too, before the cast that it must not reach.
+    const float bounded = shifted >= 1.0f ? (shifted < 255.0f ? shifted : 255.0f) : 1.0f;
+    quanta[i] = static_cast<int8_t>(static_cast<int32_t>(bounded) - 128);
   }
   std::memcpy(stored + (dim + 3) / 4 * 4, &scale, sizeof(scale));
 }

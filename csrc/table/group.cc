@@ -18,13 +18,8 @@ uint32_t RoundingNoise(MixedKey mixed, uint32_t updates) {
   return static_cast<uint32_t>(SplitMix64(mixed.bits + updates));
 }
 
-void PrefetchBytes(const void* start, size_t bytes) {
-  const auto* line = static_cast<const std::byte*>(start);
-  for (size_t offset = 0; offset < bytes; offset += kCacheLineBytes) {
-    __builtin_prefetch(line + offset);
-  }
-  __builtin_prefetch(line + bytes - 1);
-}
+// A row as floats, and behind it encoded: int8 takes a scale beyond a byte a value.
+constexpr size_t RoomForValues(uint32_t dim) { return 2 * size_t{dim} + 1; }
 
 }  // namespace
 
@@ -39,94 +34,39 @@ Handle SlotGroup::Find(MixedKey mixed) const {
   return index_.Find(TagOf(mixed), [&](Handle handle) { return IsKey(handle, mixed); });
 }
 
-void SlotGroup::PrefetchRecord(Handle handle, size_t bytes) const {
-  if (handle != kNoHandle) PrefetchBytes(records_.At(handle), bytes);
-}
-
-// Three stages, a block apart: fetch the bucket, guess the handle and fetch the record, use it.
+// A pipeline: far ahead of its use a key's bucket is fetched, nearer its record, by a guess.
 template <typename Use>
 void SlotGroup::FindAll(const MixedKey* keys, size_t count, size_t record_bytes, Use use) const {
-  Handle guesses[2][kBlock];
-  const size_t blocks = (count + kBlock - 1) / kBlock;
-  const auto fetch_buckets = [&](size_t block) {
-    for (size_t i = block * kBlock; i < std::min(count, (block + 1) * kBlock); ++i) {
-      index_.Prefetch(TagOf(keys[i]));
-    }
-  };
-  const auto fetch_records = [&](size_t block) {
-    for (size_t i = block * kBlock; i < std::min(count, (block + 1) * kBlock); ++i) {
-      const Handle guess = index_.Guess(TagOf(keys[i]));
-      guesses[block % 2][i % kBlock] = guess;
-      PrefetchRecord(guess, record_bytes);
-    }
-  };
+  Handle guesses[kAhead];
   const uint64_t deleted = counters_.deleted;
-  fetch_buckets(0);
-  fetch_buckets(1);
-  fetch_records(0);
-  for (size_t block = 0; block < blocks; ++block) {
-    fetch_buckets(block + 2);
-    fetch_records(block + 1);
-    for (size_t i = block * kBlock; i < std::min(count, (block + 1) * kBlock); ++i) {
-      const Handle guess = guesses[block % 2][i % kBlock];
-      // A deletion by `use` may have given the guessed record to another key.
-      const bool right =
-          guess != kNoHandle && IsKey(guess, keys[i]) && counters_.deleted == deleted;
-      use(i, right ? guess : Find(keys[i]));
-    }
+  const auto fetch_record = [&](size_t i) {
+    guesses[i % kAhead] = index_.Guess(TagOf(keys[i]));
+    PrefetchRecord(guesses[i % kAhead], record_bytes);
+  };
+  for (size_t i = 0; i < std::min(count, 2 * kAhead); ++i) index_.Prefetch(TagOf(keys[i]));
+  for (size_t i = 0; i < std::min(count, kAhead); ++i) fetch_record(i);
+  for (size_t i = 0; i < count; ++i) {
+    const Handle guess = guesses[i % kAhead];
+    if (i + 2 * kAhead < count) index_.Prefetch(TagOf(keys[i + 2 * kAhead]));
+    if (i + kAhead < count) fetch_record(i + kAhead);
+    // A deletion by `use` may have given the guessed record to another key.
+    const bool right =
+        guess != kNoHandle && IsKey(guess, keys[i]) && counters_.deleted == deleted;
+    use(i, right ? guess : Find(keys[i]));
   }
 }
 
 // ---- pull ---------------------------------------------------------------------------------------
 
-void SlotGroup::ReadPresent(const GroupBatch& batch, PullMode mode, Tick tick, float* out,
-                            uint8_t* absent, GroupScratch& scratch) const {
-  const auto gather = context_.kernels.gather[static_cast<size_t>(context_.spec.value_type)];
-  const std::byte* rows[kBlock];
-  uint32_t positions[kBlock];
-  size_t filled = 0;
-  const auto flush = [&] {
-    gather({rows, positions, filled, context_.spec.dim, out});
-    filled = 0;
-  };
-  FindAll(batch.keys, batch.count, context_.layout.state_offset, [&](size_t i, Handle handle) {
-    const uint32_t position = batch.positions[i];
-    const bool present = handle != kNoHandle && !IsExpired(At(handle), tick.now_s);
-    if (!present && mode != PullMode::kEval) {
-      if (mode == PullMode::kTrain) {
-        scratch.misses.push_back(static_cast<uint32_t>(i));
-      } else {
-        absent[position] = 1;
-      }
-      return;
-    }
-    rows[filled] = present ? At(handle).values() : nullptr;
-    positions[filled++] = position;
-    if (filled == kBlock) flush();
-  });
-  flush();
-}
-
-Status SlotGroup::Pull(const GroupBatch& batch, PullMode mode, Tick tick, float* out,
-                       uint8_t* absent, GroupScratch& scratch) {
-  scratch.misses.clear();
-  {
-    ReaderLock lock(mutex_);
-    ReadPresent(batch, mode, tick, out, absent, scratch);
-  }
-  if (scratch.misses.empty()) return Status::Ok();
-  WriterLock lock(mutex_);
-  return PullMissing(batch, tick, out, scratch);
-}
-
 Status SlotGroup::PullMissing(const GroupBatch& batch, Tick tick, float* out,
                               GroupScratch& scratch) {
+  WriterLock lock(mutex_);
   BeginOperation();
-  index_.Migrate(8 * scratch.misses.size() + kMigratePerOperation);
+  index_.Migrate(8 * batch.count + kMigratePerOperation);
   const uint32_t dim = context_.spec.dim;
   const auto type = static_cast<size_t>(context_.spec.value_type);
-  float* values = scratch.values.Reset(2 * size_t{dim});
-  for (const uint32_t i : scratch.misses) {
+  float* values = scratch.values.Reset(RoomForValues(dim));
+  for (size_t i = 0; i < batch.count; ++i) {
     Handle handle = kNoHandle;
     EMBERY_RETURN_IF_ERROR(FindOrAdmit(batch.keys[i], Sighting::kPull, tick, values, handle));
     const std::byte* stored = nullptr;
@@ -184,7 +124,7 @@ Status SlotGroup::Push(const GroupBatch& batch, Tick tick, const float* grads,
   const uint32_t* ends = scratch.ends.data();
   const uint32_t* occurrences = scratch.occurrences.data();
   float* sum = scratch.sum.Reset(dim);
-  float* values = scratch.values.Reset(2 * size_t{dim});
+  float* values = scratch.values.Reset(RoomForValues(dim));
   size_t ahead = 0;
   Status status;
 

@@ -1,9 +1,10 @@
 // A slot group: the rows of 64 slots, with their index, their admission and one lock.
 //
-// Everything a batch does to the group's keys happens in one call under the lock: shared for rows
-// that are only read, exclusive for the rest.
+// What changes the group's rows happens in one call under the exclusive lock. Reads take the shared
+// lock of all the groups they touch, in ascending order, and go through a batch in its own order
+// (ReadRows in read.h).
 //
-// Thread-safety: all public methods may be called from any thread. Ownership: owns its index and
+// Thread-safety: all public methods may be called from any thread, those that require the lock with it. Ownership: owns its index and
 // records; the TableContext must outlive it. Invariants: a slot's LSN is raised once by every call
 // that inserts, updates or deletes a row of the slot, and such a row carries the LSN of its last
 // change; a deleted row leaves a tombstone with the LSN of the deletion.
@@ -53,8 +54,6 @@ struct Tick {
   uint32_t now_s;  // Seconds since 1970.
 };
 
-enum class PullMode : uint8_t { kTrain, kEval, kPeek };
-
 struct Counters {
   uint64_t admitted = 0;    // Rows inserted by pulls and pushes.
   uint64_t rejected = 0;    // Distinct keys of pushes that admission held back.
@@ -81,6 +80,14 @@ struct RowView {
   const float* state;
 };
 
+inline void PrefetchBytes(const void* start, size_t bytes) {
+  const auto* line = static_cast<const std::byte*>(start);
+  for (size_t offset = 0; offset < bytes; offset += kCacheLineBytes) {
+    __builtin_prefetch(line + offset);
+  }
+  __builtin_prefetch(line + bytes - 1);
+}
+
 // Where a row stands in the order of eviction; the smallest go first.
 struct Rank {
   uint64_t major;
@@ -97,7 +104,6 @@ struct GroupScratch {
   Buffer<uint32_t> which;        // Of a key of the batch: its distinct key.
   Buffer<uint32_t> ends;         // Of a distinct key: end of its part of `occurrences`.
   Buffer<uint32_t> occurrences;  // Positions, grouped by distinct key.
-  std::vector<uint32_t> misses;
   Buffer<float> sum;
   Buffer<float> values;
 };
@@ -106,11 +112,29 @@ class SlotGroup {
  public:
   SlotGroup(TableContext& context, uint32_t number);
 
-  // Writes row `positions[i]` of `out` for every key. kPeek sets absent[positions[i]] to 1 and
-  // writes nothing where there is no row. Blocks for the group's lock. On failure (memory) the rows
-  // that were inserted stay, with their first values.
-  Status Pull(const GroupBatch& batch, PullMode mode, Tick tick, float* out, uint8_t* absent,
-              GroupScratch& scratch) EXCLUDES(mutex_);
+  SharedMutex& mutex() RETURN_CAPABILITY(mutex_) { return mutex_; }
+
+  // The steps of a read: fetch the key's bucket; guess its record and fetch that; return its values,
+  // or null if there is no such row, or only an expired one.
+  void PrefetchBucket(MixedKey mixed) const REQUIRES_SHARED(mutex_) {
+    index_.Prefetch(TagOf(mixed));
+  }
+  Handle GuessAndPrefetch(MixedKey mixed) const REQUIRES_SHARED(mutex_) {
+    const Handle guess = index_.Guess(TagOf(mixed));
+    PrefetchRecord(guess, context_.layout.state_offset);
+    return guess;
+  }
+  const std::byte* ValuesOf(MixedKey mixed, Handle guess, uint32_t now_s) const
+      REQUIRES_SHARED(mutex_) {
+    const Handle handle = guess != kNoHandle && IsKey(guess, mixed) ? guess : Find(mixed);
+    if (handle == kNoHandle || IsExpired(At(handle), now_s)) return nullptr;
+    return At(handle).values();
+  }
+
+  // Inserts the keys that a read did not find, through admission, and writes row `positions[i]` of
+  // `out` for each. On failure (memory) the rows that were inserted stay, with their first values.
+  Status PullMissing(const GroupBatch& batch, Tick tick, float* out, GroupScratch& scratch)
+      EXCLUDES(mutex_);
 
   // One optimizer step on every distinct key, with the sum of its rows of `grads`. On failure
   // (memory) keys before the failing one were updated.
@@ -130,6 +154,9 @@ class SlotGroup {
   template <typename Visit>
   bool VisitRow(MixedKey mixed, Visit visit) EXCLUDES(mutex_);
 
+  // Makes room for `rows` rows in all. Saved rows come by ascending mixed key: an index that grew as
+  // they came would have all of them crowd in its front part, and each insertion walk through them.
+  Status ReserveRows(size_t rows) EXCLUDES(mutex_);
   // Puts a saved row in place, whatever was there.
   Status Import(const RowView& row) EXCLUDES(mutex_);
   void Clear() EXCLUDES(mutex_);
@@ -162,7 +189,7 @@ class SlotGroup {
   Totals totals() EXCLUDES(mutex_);
 
  private:
-  static constexpr size_t kBlock = 32;
+  static constexpr size_t kAhead = 16;  // Keys between fetching a record and using it.
 
   Record At(Handle handle) const { return Record(records_.At(handle)); }
   bool IsKey(Handle handle, MixedKey mixed) const { return At(handle).low() == LowOf(mixed); }
@@ -170,7 +197,9 @@ class SlotGroup {
     return context_.spec.eviction.kind == EvictionSpec::Kind::kTtl && now_s > record.time_s() &&
            now_s - record.time_s() >= context_.spec.eviction.ttl_s;
   }
-  void PrefetchRecord(Handle handle, size_t bytes) const;
+  void PrefetchRecord(Handle handle, size_t bytes) const {
+    if (handle != kNoHandle) PrefetchBytes(records_.At(handle), bytes);
+  }
   uint64_t KeyOf(MixedKey mixed) const { return UnmixKey(context_.spec.salt, mixed); }
   MixedKey Join(uint32_t tag, Handle handle) const {
     return JoinMixed(number_, tag, At(handle).low());
@@ -181,15 +210,11 @@ class SlotGroup {
   template <typename Use>
   void FindAll(const MixedKey* keys, size_t count, size_t record_bytes, Use use) const
       REQUIRES_SHARED(mutex_);
-  void ReadPresent(const GroupBatch& batch, PullMode mode, Tick tick, float* out, uint8_t* absent,
-                   GroupScratch& scratch) const REQUIRES_SHARED(mutex_);
-  Status PullMissing(const GroupBatch& batch, Tick tick, float* out, GroupScratch& scratch)
-      REQUIRES(mutex_);
 
   Status Insert(MixedKey mixed, Tick tick, float* values, Handle& handle) REQUIRES(mutex_);
   void InitializeRecord(Handle handle, MixedKey mixed, Tick tick, float* values) REQUIRES(mutex_);
   // Sets `handle` to an existing, renewed or admitted row; to kNoHandle if admission holds the key
-  // back. `values` is room for 2 dim floats.
+  // back. `values` is room for dim floats.
   Status FindOrAdmit(MixedKey mixed, Sighting sighting, Tick tick, float* values, Handle& handle)
       REQUIRES(mutex_);
   void Update(Handle handle, MixedKey mixed, Tick tick, const float* grad, float* values)
@@ -219,19 +244,25 @@ template <typename Visit>
 void SlotGroup::VisitSlots(uint32_t slot_begin, uint32_t slot_end, Visit visit) {
   ReaderLock lock(mutex_);
   struct Entry {
-    uint64_t mixed;
+    uint32_t tag;
     Handle handle;
   };
   std::vector<Entry> entries;
+  entries.reserve(index_.size());
   index_.ForEach([&](uint32_t tag, Handle handle) {
-    const MixedKey mixed = Join(tag, handle);
-    const uint32_t slot = SlotOf(mixed);
-    if (slot >= slot_begin && slot < slot_end) entries.push_back({mixed.bits, handle});
+    const uint32_t slot = SlotOf(JoinMixed(number_, tag, 0));
+    if (slot >= slot_begin && slot < slot_end) entries.push_back({tag, handle});
   });
-  std::sort(entries.begin(), entries.end(),
-            [](const Entry& a, const Entry& b) { return a.mixed < b.mixed; });
-  for (const Entry& entry : entries) {
-    const MixedKey mixed{entry.mixed};
+  // Records lie anywhere in memory: only where tags are equal does the order look at them.
+  std::sort(entries.begin(), entries.end(), [this](const Entry& a, const Entry& b) {
+    return a.tag != b.tag ? a.tag < b.tag : At(a.handle).low() < At(b.handle).low();
+  });
+  for (size_t i = 0; i < entries.size(); ++i) {
+    if (i + kAhead < entries.size()) {
+      PrefetchRecord(entries[i + kAhead].handle, context_.layout.stride);
+    }
+    const Entry& entry = entries[i];
+    const MixedKey mixed = Join(entry.tag, entry.handle);
     const Record record = At(entry.handle);
     visit(RowView{KeyOf(mixed), SlotOf(mixed), record.lsn(), record.updates(), record.step(),
                   record.time_s(), record.values(), record.state(context_.layout)});

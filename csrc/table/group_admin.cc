@@ -1,5 +1,6 @@
 // What happens to a group's rows besides training: eviction, saving, restoring.
 #include <cstring>
+#include <string>
 
 #include "table/group.h"
 
@@ -69,6 +70,13 @@ size_t SlotGroup::Evict(std::span<const uint64_t> mixed_keys) {
   }
   counters_.evicted += evicted;
   return evicted;
+}
+
+Status SlotGroup::ReserveRows(size_t rows) {
+  WriterLock lock(mutex_);
+  if (rows <= index_.size() || index_.Reserve(rows - index_.size())) return Status::Ok();
+  return Status::ResourceExhausted("table '" + context_.spec.name + "': no memory for the index of " +
+                                   std::to_string(rows) + " rows to restore");
 }
 
 Status SlotGroup::Import(const RowView& row) {

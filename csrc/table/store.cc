@@ -5,12 +5,19 @@
 #include <bit>
 #include <string>
 
+#include "base/float_environment.h"
+
 namespace embery {
 namespace {
 
 // Below this, waking another thread costs more than it saves.
 constexpr size_t kKeysPerThreadMin = 4096;
 constexpr size_t kKeysPerPiece = 4096;
+constexpr size_t kPiecesPerThread = 4;
+// A read holds its locks for so many keys: long enough that taking them does not count, short enough
+// that a push does not wait.
+constexpr size_t kReadKeysMin = 1024;
+constexpr size_t kReadKeysMax = 16384;
 constexpr size_t kKeysMax = UINT32_MAX;
 
 template <typename Request>
@@ -84,10 +91,14 @@ Result<std::vector<Table*>> Store::FindTables(std::span<const Request> requests)
 
 void Store::RunTasks(size_t keys, size_t count, const std::function<void(size_t)>& task) {
   if (keys < 2 * kKeysPerThreadMin) {
+    const DefaultFloatEnvironment environment;
     for (size_t i = 0; i < count; ++i) task(i);
-  } else {
-    pool_.Run(count, task);
+    return;
   }
+  pool_.Run(count, [&task](size_t i) {
+    const DefaultFloatEnvironment environment;
+    task(i);
+  });
 }
 
 template <typename Request>
@@ -137,14 +148,63 @@ Status Store::ForEachGroup(std::span<const Request> requests, const std::vector<
   return failure.Take();
 }
 
-Status Store::PullWith(std::span<const PullRequest> requests, const std::vector<Table*>& tables,
-                       PullMode mode, uint32_t now_s) {
+Store::Missing Store::Read(std::span<const PullRequest> requests,
+                           const std::vector<Table*>& tables, PullMode mode, uint32_t now_s) {
+  struct Task {
+    size_t request;
+    size_t begin;
+    size_t end;
+    std::vector<uint32_t> missing;
+  };
+  std::vector<Task> tasks;
+  const auto threads = static_cast<size_t>(pool_.threads());
+  for (size_t r = 0; r < requests.size(); ++r) {
+    const size_t count = requests[r].count;
+    const size_t step = std::clamp(count / (kPiecesPerThread * threads), kReadKeysMin, kReadKeysMax);
+    for (size_t begin = 0; begin < count; begin += step) {
+      tasks.push_back({r, begin, std::min(count, begin + step), {}});
+    }
+  }
+  RunTasks(TotalKeys(requests), tasks.size(), [&](size_t i) {
+    Task& task = tasks[i];
+    const PullRequest& request = requests[task.request];
+    const auto scratch = read_scratch_.Take();
+    ReadRows(*tables[task.request],
+             {request.keys, task.begin, task.end, request.out, request.absent}, mode, now_s,
+             *scratch);
+    task.missing.assign(scratch->missing.begin(), scratch->missing.end());
+  });
+  Missing missing(requests.size());
+  for (const Task& task : tasks) {
+    std::vector<uint32_t>& of_request = missing[task.request];
+    of_request.insert(of_request.end(), task.missing.begin(), task.missing.end());
+  }
+  return missing;
+}
+
+Status Store::InsertMissing(std::span<const PullRequest> requests,
+                            const std::vector<Table*>& tables, const Missing& missing,
+                            uint32_t now_s) {
+  std::vector<std::vector<uint64_t>> keys(requests.size());
+  std::vector<PullRequest> rest;
+  std::vector<Table*> rest_tables;
+  std::vector<const uint32_t*> positions;
+  for (size_t r = 0; r < requests.size(); ++r) {
+    if (missing[r].empty()) continue;
+    for (const uint32_t position : missing[r]) keys[r].push_back(requests[r].keys[position]);
+    rest.push_back(
+        {requests[r].table, keys[r].data(), keys[r].size(), requests[r].out, nullptr});
+    rest_tables.push_back(tables[r]);
+    positions.push_back(missing[r].data());
+  }
   return ForEachGroup(
-      requests, tables,
+      std::span<const PullRequest>(rest), rest_tables,
       [&](size_t r, uint32_t group, const GroupBatch& share, GroupScratch& scratch) {
-        const Tick tick{tables[r]->step() + 1, now_s};
-        return tables[r]->group(group).Pull(share, mode, tick, requests[r].out, requests[r].absent,
-                                            scratch);
+        uint32_t* of_batch = scratch.occurrences.Reset(share.count);
+        for (size_t i = 0; i < share.count; ++i) of_batch[i] = positions[r][share.positions[i]];
+        const Tick tick{rest_tables[r]->step() + 1, now_s};
+        return rest_tables[r]->group(group).PullMissing({share.keys, of_batch, share.count}, tick,
+                                                        rest[r].out, scratch);
       });
 }
 
@@ -152,9 +212,16 @@ Status Store::Pull(std::span<const PullRequest> requests, PullMode mode, uint32_
   Result<std::vector<Table*>> found = FindTables(requests);
   if (!found.ok()) return found.status();
   const std::vector<Table*>& tables = found.value();
-  if (mode != PullMode::kTrain) return PullWith(requests, tables, mode, now_s);
+  if (mode != PullMode::kTrain) {
+    Read(requests, tables, mode, now_s);
+    return Status::Ok();
+  }
   ReaderLock gate(gate_);
-  EMBERY_RETURN_IF_ERROR(PullWith(requests, tables, mode, now_s));
+  const Missing missing = Read(requests, tables, mode, now_s);
+  if (std::all_of(missing.begin(), missing.end(), [](const auto& m) { return m.empty(); })) {
+    return Status::Ok();
+  }
+  EMBERY_RETURN_IF_ERROR(InsertMissing(requests, tables, missing, now_s));
   for (Table* table : tables) table->Evict({table->step() + 1, now_s}, Table::Effort::kBounded);
   return Status::Ok();
 }
@@ -198,6 +265,11 @@ Status Store::Push(std::span<const PushRequest> requests, uint32_t now_s) {
       }));
   for (size_t r = 0; r < tables.size(); ++r) tables[r]->Evict(ticks[r], Table::Effort::kBounded);
   return Status::Ok();
+}
+
+size_t Store::Evict(Table& table, uint32_t now_s) {
+  ReaderLock gate(gate_);
+  return table.Evict({table.step() + 1, now_s}, Table::Effort::kThorough);
 }
 
 }  // namespace embery

@@ -20,6 +20,7 @@
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "table/partition.h"
+#include "table/read.h"
 #include "table/table.h"
 
 namespace embery {
@@ -62,6 +63,9 @@ class Store {
   // were updated. A table is named once at the most.
   Status Push(std::span<const PushRequest> requests, uint32_t now_s) EXCLUDES(gate_);
 
+  // Applies the table's eviction policy to all its rows; returns the number of rows evicted.
+  size_t Evict(Table& table, uint32_t now_s) EXCLUDES(gate_);
+
   // Between Freeze and Thaw, by one thread, no row comes, changes or goes; training pulls and
   // pushes wait. Freeze blocks until those under way are done.
   void Freeze() ACQUIRE(gate_) { gate_.Lock(); }
@@ -88,8 +92,12 @@ class Store {
   template <typename Request, typename Work>
   Status ForEachGroup(std::span<const Request> requests, const std::vector<Table*>& tables,
                       Work work);
-  Status PullWith(std::span<const PullRequest> requests, const std::vector<Table*>& tables,
-                  PullMode mode, uint32_t now_s);
+  // Positions of the keys of each request that have no row, in order; empty unless kTrain.
+  using Missing = std::vector<std::vector<uint32_t>>;
+  Missing Read(std::span<const PullRequest> requests, const std::vector<Table*>& tables,
+               PullMode mode, uint32_t now_s);
+  Status InsertMissing(std::span<const PullRequest> requests, const std::vector<Table*>& tables,
+                       const Missing& missing, uint32_t now_s);
   Status CheckFinite(std::span<const PushRequest> requests, const std::vector<Table*>& tables);
   void RunTasks(size_t keys, size_t count, const std::function<void(size_t)>& task);
 
@@ -100,6 +108,7 @@ class Store {
   std::vector<std::unique_ptr<Table>> tables_ GUARDED_BY(mutex_);
   Recycler<Batch> batches_;
   Recycler<GroupScratch> scratch_;
+  Recycler<ReadScratch> read_scratch_;
 };
 
 }  // namespace embery
