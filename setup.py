@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pybind11
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
@@ -18,8 +19,7 @@ class CMakeBuild(build_ext):
     """Configures and builds `embery._native`; everything it needs comes from PyPI."""
 
     def build_extension(self, ext: Extension) -> None:
-        import pybind11
-
+        """Run CMake in `$EMBERY_BUILD_DIR`, else in setuptools' own build folder."""
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = Path(os.environ.get("EMBERY_BUILD_DIR", Path(self.build_temp).resolve()))
         subprocess.run(
