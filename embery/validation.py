@@ -15,7 +15,7 @@ def require_finite(field: str, value: object) -> None:
     """Raise unless `value` is a finite real number, and stays finite as a float32."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise InvalidArgument(f"{field} must be a finite number, got {value!r}")
-    if abs(value) > FLOAT32_MAX:
+    if abs(float(value)) > FLOAT32_MAX:
         raise InvalidArgument(f"{field} must be finite as a float32, got {value!r}")
 
 
@@ -31,8 +31,9 @@ def require_range(
     """Raise unless `value` is a finite number between `low` and `high`."""
     require_finite(field, value)
     assert isinstance(value, numbers.Real)
-    below = value <= low if low_open else value < low
-    above = value >= high if high_open else value > high
+    number = float(value)
+    below = number <= low if low_open else number < low
+    above = number >= high if high_open else number > high
     if below or above:
         left, right = "(" if low_open else "[", ")" if high_open else "]"
         raise InvalidArgument(f"{field} must lie in {left}{low}, {high}{right}, got {value!r}")
@@ -42,7 +43,7 @@ def require_int(field: str, value: object, *, low: int, high: int) -> None:
     """Raise unless `value` is an integer in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise InvalidArgument(f"{field} must be an integer, got {value!r}")
-    if not low <= value <= high:
+    if not low <= int(value) <= high:
         raise InvalidArgument(f"{field} must lie in [{low}, {high}], got {value}")
 
 
