@@ -66,7 +66,8 @@ def keys_of(array: pa.Array | pa.ChunkedArray, seed: int = 0) -> U64:
     if pa.types.is_dictionary(kind):
         if array.null_count == len(array):
             return np.zeros(len(array), np.uint64)
-        return keys_of(array.dictionary, seed)[_indices(array)]
+        found: U64 = keys_of(array.dictionary, seed)[_indices(array)]
+        return found
     if pa.types.is_boolean(kind):
         return keys_of(array.cast(pa.uint8()), seed)
     if pa.types.is_integer(kind):
