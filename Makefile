@@ -13,7 +13,7 @@ CTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 PY := $(BIN)/python
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PATH := $(abspath $(BIN)):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 export EMBERY_BUILD_DIR := $(CURDIR)/build/py
 
@@ -23,11 +23,15 @@ BUILT := build/.built
 
 CXX_FILES = $(shell find csrc -name '*.cc' -o -name '*.h')
 PYTHON_PARTS := embery ps worker coordinator serving
-PYTHON_FILES := $(PYTHON_PARTS) tests benchmarks examples setup.py
+PYTHON_FILES := $(PYTHON_PARTS) $(wildcard tests benchmarks examples) setup.py
 CMAKE_CPP := cmake -S . -G Ninja -DEMBERY_PYTHON=OFF -DEMBERY_TESTS=ON
+CMAKE_ALL = cmake -S . -G Ninja -DEMBERY_TESTS=ON -DPython_EXECUTABLE=$(abspath $(PY)) \
+	-Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir)
 # Optimised a little: sanitized tests then take seconds, and their stacks stay readable.
 CMAKE_SANITIZED := $(CMAKE_CPP) -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1"
-CTEST := ctest --output-on-failure --no-tests=error -j $(JOBS)
+# Seconds a C++ test may take.
+TEST_SECONDS_MAX := 600
+CTEST = ctest --output-on-failure --no-tests=error --timeout $(TEST_SECONDS_MAX) -j $(JOBS)
 
 define say
 	@printf '\n== %s\n' "$(1)"
@@ -98,9 +102,10 @@ test-python: $(BUILT) $(DEV_READY)  ## Python tests, without those marked `long`
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 test-long: export EMBERY_TEST_LONG := 1
+test-long: TEST_SECONDS_MAX := 14400
 test-long: test-cpp test-asan $(BUILT) $(DEV_READY)  ## C++ and Python tests in their long form (hours)
 	$(call say,Python tests marked long)
-	$(PY) -m pytest -m long --timeout 7200 $(PYTEST_ARGS)
+	$(PY) -m pytest -m long --timeout $(TEST_SECONDS_MAX) $(PYTEST_ARGS)
 
 # -- Lint -----------------------------------------------------------------------------------------
 
@@ -117,8 +122,7 @@ lint-cpp: $(DEV_READY)
 	@mkdir -p build
 	$(call say,C++: clang-format; clang-tidy)
 	clang-format --dry-run --Werror $(CXX_FILES)
-	cmake -S . -G Ninja -B build/tidy -DEMBERY_TESTS=ON -DPython_EXECUTABLE=$(CURDIR)/$(PY) \
-		-Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir) > build/tidy.log
+	$(CMAKE_ALL) -B build/tidy > build/tidy.log
 	run-clang-tidy.py -quiet -p build/tidy -j $(JOBS)
 
 lint-text: $(DEV_READY)
@@ -134,13 +138,13 @@ format: $(DEV_READY)  ## rewrite Python and C++ in the house format
 # -- The rest -------------------------------------------------------------------------------------
 
 bench: $(BUILT) $(DEV_READY)  ## benchmarks in their short form (see benchmarks/README.md)
-	$(PY) -m benchmarks
+	$(PY) -m benchmarks short
 
 build-clang: $(RUN_READY)  ## compile everything and run the C++ tests with clang, if it is installed
 	@if ! command -v $(CLANGXX) > /dev/null; then \
 		echo "build-clang: skipped, $(CLANGXX) is not installed (CLANGXX=... names another)"; \
 	else set -e; set -x; \
-		$(CMAKE_CPP) -B build/clang -DCMAKE_CXX_COMPILER=$(CLANGXX); \
+		$(CMAKE_ALL) -B build/clang -DCMAKE_CXX_COMPILER=$(CLANGXX) -DCMAKE_CXX_FLAGS=-Wthread-safety; \
 		cmake --build build/clang; \
 		$(CTEST) --test-dir build/clang; \
 	fi
