@@ -4,8 +4,8 @@ Row r is a pure function of (seed, r), and what an id means of (seed, field, id)
 and any part of the log can be made on its own. Keys are Zipf-distributed; most fields depend on the
 user or the item; counts are log-normal, some missing; a click is drawn with a probability that is a
 logistic function of one weight an id, of products of factors of pairs of ids, and of the counts. So
-the best possible AUC and logloss are computable, and so is what can be learnt from a given number of
-training rows (`embery.data.synthetic.optimum`).
+the best possible AUC and logloss are computable, and so is what can be learnt from a given number
+of training rows (`embery.data.synthetic.optimum`).
 
 Shape letters: F fields, J counts, n rows.
 """
@@ -201,7 +201,7 @@ class ClickLog:
         return sorted({0, 1, last - 1, last})
 
     def _fitted(self) -> _Fit:
-        """Fit the counts' mean and deviation, and the bias that gives the wanted share of clicks."""
+        """Fit the counts' mean and deviation, and the bias that gives the wanted click rate."""
         rows = np.arange(_PILOT_BEGIN, _PILOT_BEGIN + _PILOT_ROWS, dtype=np.uint64)
         ranks = self._ranks(rows)
         numbers = _log1p(*self._counts(rows, ranks))
@@ -232,10 +232,12 @@ class _Fit:
 
 
 def _zipf(draw: F64, cardinality: int, exponent: float) -> I64:
-    """Return ranks 0..cardinality-1 by inversion of the continuous power law on [1, cardinality]."""
+    """Return ranks from 0, by inversion of the continuous power law on [1, cardinality]."""
     power = 1.0 - exponent
     ranks = ((float(cardinality) ** power - 1.0) * draw + 1.0) ** (1.0 / power)
-    return np.minimum(ranks.astype(np.int64) - 1, cardinality - 1)
+    # The clamps are for draws within rounding of the ends.
+    clamped: I64 = np.clip(ranks.astype(np.int64) - 1, 0, cardinality - 1)
+    return clamped
 
 
 def _log1p(counts: I64, missing: Mask) -> F64:
