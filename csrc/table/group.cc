@@ -11,7 +11,7 @@ namespace embery {
 namespace {
 
 // Entries of a growing index that an operation moves, beyond eight for each of its keys.
-constexpr size_t kMigratePerOperation = 1024;
+constexpr size_t kMigratePerOperation = 4096;
 constexpr size_t kPrefetchDistance = 6;
 
 uint32_t RoundingNoise(MixedKey mixed, uint32_t updates) {
@@ -26,7 +26,7 @@ constexpr size_t RoomForValues(uint32_t dim) { return 2 * size_t{dim} + 1; }
 SlotGroup::SlotGroup(TableContext& context, uint32_t number)
     : context_(context),
       number_(number),
-      index_(static_cast<double>(number) / kGroupCount),
+      index_(context.index_segments, static_cast<double>(number) / kGroupCount),
       records_(context.slabs, context.layout.stride),
       admission_(context.spec.admission) {}
 
@@ -50,8 +50,7 @@ void SlotGroup::FindAll(const MixedKey* keys, size_t count, size_t record_bytes,
     if (i + 2 * kAhead < count) index_.Prefetch(TagOf(keys[i + 2 * kAhead]));
     if (i + kAhead < count) fetch_record(i + kAhead);
     // A deletion by `use` may have given the guessed record to another key.
-    const bool right =
-        guess != kNoHandle && IsKey(guess, keys[i]) && counters_.deleted == deleted;
+    const bool right = guess != kNoHandle && IsKey(guess, keys[i]) && counters_.deleted == deleted;
     use(i, right ? guess : Find(keys[i]));
   }
 }

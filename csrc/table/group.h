@@ -4,10 +4,11 @@
 // lock of all the groups they touch, in ascending order, and go through a batch in its own order
 // (ReadRows in read.h).
 //
-// Thread-safety: all public methods may be called from any thread, those that require the lock with it. Ownership: owns its index and
-// records; the TableContext must outlive it. Invariants: a slot's LSN is raised once by every call
-// that inserts, updates or deletes a row of the slot, and such a row carries the LSN of its last
-// change; a deleted row leaves a tombstone with the LSN of the deletion.
+// Thread-safety: all public methods may be called from any thread, those that require the lock with
+// it. Ownership: owns its index and records; the TableContext must outlive it. Invariants: a slot's
+// LSN is raised once by every call that inserts, updates or deletes a row of the slot, and such a
+// row carries the LSN of its last change; a deleted row leaves a tombstone with the LSN of the
+// deletion.
 #pragma once
 
 #include <algorithm>
@@ -40,6 +41,7 @@ struct TableContext {
   const RecordLayout layout;
   const Kernels& kernels;
   SlabAllocator slabs;
+  SegmentPool index_segments;
 };
 
 // A group's share of a batch, in the order of the batch.
@@ -114,8 +116,8 @@ class SlotGroup {
 
   SharedMutex& mutex() RETURN_CAPABILITY(mutex_) { return mutex_; }
 
-  // The steps of a read: fetch the key's bucket; guess its record and fetch that; return its values,
-  // or null if there is no such row, or only an expired one.
+  // The steps of a read: fetch the key's bucket; guess its record and fetch that; return its
+  // values, or null if there is no such row, or only an expired one.
   void PrefetchBucket(MixedKey mixed) const REQUIRES_SHARED(mutex_) {
     index_.Prefetch(TagOf(mixed));
   }
@@ -154,8 +156,9 @@ class SlotGroup {
   template <typename Visit>
   bool VisitRow(MixedKey mixed, Visit visit) EXCLUDES(mutex_);
 
-  // Makes room for `rows` rows in all. Saved rows come by ascending mixed key: an index that grew as
-  // they came would have all of them crowd in its front part, and each insertion walk through them.
+  // Makes room for `rows` rows in all. Saved rows come by ascending mixed key: an index that grew
+  // as they came would have all of them crowd in its front part, and each insertion walk through
+  // them.
   Status ReserveRows(size_t rows) EXCLUDES(mutex_);
   // Puts a saved row in place, whatever was there.
   Status Import(const RowView& row) EXCLUDES(mutex_);

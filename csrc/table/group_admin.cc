@@ -75,8 +75,9 @@ size_t SlotGroup::Evict(std::span<const uint64_t> mixed_keys) {
 Status SlotGroup::ReserveRows(size_t rows) {
   WriterLock lock(mutex_);
   if (rows <= index_.size() || index_.Reserve(rows - index_.size())) return Status::Ok();
-  return Status::ResourceExhausted("table '" + context_.spec.name + "': no memory for the index of " +
-                                   std::to_string(rows) + " rows to restore");
+  return Status::ResourceExhausted("table '" + context_.spec.name +
+                                   "': no memory for the index of " + std::to_string(rows) +
+                                   " rows to restore");
 }
 
 Status SlotGroup::Import(const RowView& row) {
@@ -105,7 +106,7 @@ void SlotGroup::Clear() {
   std::vector<Handle> handles;
   index_.ForEach([&](uint32_t, Handle handle) { handles.push_back(handle); });
   for (const Handle handle : handles) records_.Free(handle);
-  index_ = Index(static_cast<double>(number_) / kGroupCount);
+  index_.Clear();
   admission_ = Admission(context_.spec.admission);
   tombstones_.clear();
   counters_.deleted += handles.size();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 namespace embery {
@@ -14,11 +15,66 @@ constexpr size_t kMigrateAtOnce = 16384;
 
 }  // namespace
 
+std::byte* SegmentPool::Take() {
+  {
+    MutexLock lock(mutex_);
+    if (!free_.empty()) {
+      std::byte* segment = free_.back();
+      free_.pop_back();
+      std::memset(segment, 0, Index::kSegmentBytes);
+      return segment;
+    }
+  }
+  return slabs_.Allocate(Index::kSegmentBytes);
+}
+
+void SegmentPool::Return(std::byte* segment) {
+  MutexLock lock(mutex_);
+  free_.push_back(segment);
+}
+
 uint64_t Index::BucketsFor(size_t entries) const {
   const double wanted = std::max(1.0, static_cast<double>(entries) / kLoadMax / kEntriesPerBucket);
   // The next of kGrowth^(k + stagger), so that groups of one table grow one after the other.
   const double exponent = std::ceil(std::log(wanted) / std::log(kGrowth) - stagger_) + stagger_;
   return static_cast<uint64_t>(std::ceil(std::pow(kGrowth, std::max(0.0, exponent))));
+}
+
+bool Index::Allocate(uint64_t buckets, Array& array) {
+  if (buckets < kSegmentBuckets) {
+    array.small = Region::Allocate(buckets * sizeof(Bucket));
+    if (!array.small) return false;
+    array.segments.push_back(reinterpret_cast<Bucket*>(array.small.data()));
+    array.count = buckets;
+    return true;
+  }
+  const uint64_t segments = (buckets + kSegmentBuckets - 1) / kSegmentBuckets;
+  for (uint64_t i = 0; i < segments; ++i) {
+    std::byte* segment = segments_->Take();
+    if (segment == nullptr) {
+      Release(array);
+      return false;
+    }
+    array.segments.push_back(reinterpret_cast<Bucket*>(segment));
+  }
+  array.count = segments * kSegmentBuckets;
+  return true;
+}
+
+void Index::Release(Array& array) {
+  if (!array.small) {
+    for (Bucket* segment : array.segments) {
+      segments_->Return(reinterpret_cast<std::byte*>(segment));
+    }
+  }
+  array = Array{};
+}
+
+Index::~Index() { Clear(); }
+
+void Index::Clear() {
+  Release(previous_);
+  Release(current_);
 }
 
 bool Index::Reserve(size_t count) {
@@ -29,10 +85,7 @@ bool Index::Reserve(size_t count) {
   Migrate(SIZE_MAX);
   Array grown;
   // An eighth of room at least, so that deletions and insertions in turn do not rebuild each time.
-  grown.count = BucketsFor(size() + std::max(count, size() / 8 + 1));
-  grown.region = Region::Allocate(grown.count * sizeof(Bucket));
-  if (!grown.region) return false;
-  grown.buckets = reinterpret_cast<Bucket*>(grown.region.data());
+  if (!Allocate(BucketsFor(size() + std::max(count, size() / 8 + 1)), grown)) return false;
   previous_ = std::exchange(current_, std::move(grown));
   migrated_ = 0;
   if (previous_.live <= kMigrateAtOnce) Migrate(SIZE_MAX);
@@ -42,20 +95,20 @@ bool Index::Reserve(size_t count) {
 void Index::Insert(uint32_t tag, Handle handle) { InsertIn(current_, tag, handle); }
 
 void Index::InsertIn(Array& array, uint32_t tag, Handle handle) {
-  const Bucket* const end = array.buckets + array.count;
-  Bucket* bucket = &array.Home(tag);
+  uint64_t at = array.HomeOf(tag);
   while (true) {
-    const uint32_t deleted = MatchMask(bucket->handles, kHandleMax);
-    const uint32_t open = deleted | MatchMask(bucket->handles, kNoHandle);
+    Bucket& bucket = array.At(at);
+    const uint32_t deleted = MatchMask(bucket.handles, kHandleMax);
+    const uint32_t open = deleted | MatchMask(bucket.handles, kNoHandle);
     if (open != 0) {
       const auto i = static_cast<uint32_t>(__builtin_ctz(open));
       array.deleted -= deleted >> i & 1;
       ++array.live;
-      bucket->tags[i] = tag;
-      bucket->handles[i] = handle;
+      bucket.tags[i] = tag;
+      bucket.handles[i] = handle;
       return;
     }
-    if (++bucket == end) bucket = array.buckets;
+    at = array.After(at);
   }
 }
 
@@ -64,30 +117,28 @@ void Index::Erase(uint32_t tag, Handle handle) {
 }
 
 bool Index::EraseIn(Array& array, uint32_t tag, Handle handle) {
-  if (array.buckets == nullptr) return false;
-  const Bucket* const end = array.buckets + array.count;
-  Bucket* bucket = &array.Home(tag);
-  for (uint64_t seen = 0; seen < array.count; ++seen) {
-    const bool last = MatchMask(bucket->handles, kNoHandle) != 0;
-    for (uint32_t match = MatchMask(bucket->tags, tag); match != 0; match &= match - 1) {
+  uint64_t at = array.count == 0 ? 0 : array.HomeOf(tag);
+  for (uint64_t seen = 0; seen < array.count; ++seen, at = array.After(at)) {
+    Bucket& bucket = array.At(at);
+    const bool last = MatchMask(bucket.handles, kNoHandle) != 0;
+    for (uint32_t match = MatchMask(bucket.tags, tag); match != 0; match &= match - 1) {
       const int i = __builtin_ctz(match);
-      if (bucket->handles[i] != handle) continue;
+      if (bucket.handles[i] != handle) continue;
       // Only while a bucket has no empty entry may a key that it turned away lie behind it.
-      bucket->handles[i] = last ? kNoHandle : kHandleMax;
+      bucket.handles[i] = last ? kNoHandle : kHandleMax;
       array.deleted += last ? 0 : 1;
       --array.live;
       return true;
     }
     if (last) return false;
-    if (++bucket == end) bucket = array.buckets;
   }
   return false;
 }
 
 void Index::Migrate(size_t entries) {
-  if (previous_.buckets == nullptr) return;
+  if (previous_.count == 0) return;
   for (size_t moved = 0; moved < entries && migrated_ < previous_.count; ++migrated_) {
-    Bucket& bucket = previous_.buckets[migrated_];
+    Bucket& bucket = previous_.At(migrated_);
     for (uint32_t i = 0; i < kEntriesPerBucket; ++i) {
       if (!IsLive(bucket.handles[i])) continue;
       InsertIn(current_, bucket.tags[i], bucket.handles[i]);
@@ -97,13 +148,13 @@ void Index::Migrate(size_t entries) {
       ++moved;
     }
   }
-  if (migrated_ == previous_.count) previous_ = Array{};
+  if (migrated_ == previous_.count) Release(previous_);
 }
 
 void Index::ForEach(const std::function<void(uint32_t, Handle)>& visit) const {
   for (const Array* array : {&previous_, &current_}) {
     for (uint64_t b = 0; b < array->count; ++b) {
-      const Bucket& bucket = array->buckets[b];
+      const Bucket& bucket = array->At(b);
       for (uint32_t i = 0; i < kEntriesPerBucket; ++i) {
         if (IsLive(bucket.handles[i])) visit(bucket.tags[i], bucket.handles[i]);
       }

@@ -5,6 +5,9 @@
 // a slot together, and growing needs nothing but the tags. A key that finds its bucket full goes to
 // the next; a search ends at the first bucket with an empty entry.
 //
+// Large arrays consist of segments of one size, which come from huge pages and are used again:
+// freed arrays of ever new sizes would leave holes.
+//
 // Growth moves entries from the previous array to the current one a piece at a time (`Migrate`), so
 // that no operation waits for a whole table; until that is done a search looks into both. The sizes
 // at which groups grow are spread (`stagger`), so that they do not all grow at once.
@@ -17,8 +20,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "base/memory.h"
+#include "base/mutex.h"
 #include "table/record_pool.h"
 
 #if defined(__SSE2__)
@@ -27,27 +32,45 @@
 
 namespace embery {
 
+// Segments of index arrays, for all groups of a table.
+class SegmentPool {
+ public:
+  // Zeroed memory, aligned to a cache line; null if the system has none left.
+  std::byte* Take() EXCLUDES(mutex_);
+  void Return(std::byte* segment) EXCLUDES(mutex_);
+
+ private:
+  SlabAllocator slabs_;
+  Mutex mutex_;
+  std::vector<std::byte*> free_ GUARDED_BY(mutex_);
+};
+
 class Index {
  public:
   static constexpr uint32_t kEntriesPerBucket = 8;
+
+  static constexpr uint32_t kSegmentShift = 9;
+  static constexpr uint64_t kSegmentBuckets = uint64_t{1} << kSegmentShift;
+  static constexpr size_t kSegmentBytes = kSegmentBuckets * kCacheLineBytes;
 
   struct alignas(kCacheLineBytes) Bucket {
     uint32_t tags[kEntriesPerBucket];
     Handle handles[kEntriesPerBucket];
   };
 
-  // `stagger` in [0, 1): where within a growth step this index's sizes lie.
-  explicit Index(double stagger) : stagger_(stagger) {}
+  // `stagger` in [0, 1): where within a growth step this index's sizes lie. `segments` must outlive
+  // it.
+  Index(SegmentPool& segments, double stagger) : segments_(&segments), stagger_(stagger) {}
 
   void Prefetch(uint32_t tag) const {
-    if (current_.buckets != nullptr) __builtin_prefetch(&current_.Home(tag));
+    if (current_.count != 0) __builtin_prefetch(&current_.At(current_.HomeOf(tag)));
   }
 
   // The handle of the first entry with this tag in its home bucket, or kNoHandle: a guess that is
   // nearly always right, made without looking at the record.
   Handle Guess(uint32_t tag) const {
-    if (current_.buckets == nullptr) return kNoHandle;
-    const Bucket& bucket = current_.Home(tag);
+    if (current_.count == 0) return kNoHandle;
+    const Bucket& bucket = current_.At(current_.HomeOf(tag));
     for (uint32_t match = MatchMask(bucket.tags, tag); match != 0; match &= match - 1) {
       const Handle handle = bucket.handles[__builtin_ctz(match)];
       if (IsLive(handle)) return handle;
@@ -59,7 +82,7 @@ class Index {
   template <typename IsKey>
   Handle Find(uint32_t tag, IsKey is_key) const {
     const Handle handle = FindIn(current_, tag, is_key);
-    if (handle != kNoHandle || previous_.buckets == nullptr) return handle;
+    if (handle != kNoHandle || previous_.count == 0) return handle;
     return FindIn(previous_, tag, is_key);
   }
 
@@ -72,18 +95,28 @@ class Index {
   // Moves up to `entries` entries of a growth under way.
   void Migrate(size_t entries);
 
+  ~Index();
+  Index(const Index&) = delete;
+  Index& operator=(const Index&) = delete;
+
+  // Forgets all entries.
+  void Clear();
   // Calls visit(tag, handle) for all entries, in no useful order.
   void ForEach(const std::function<void(uint32_t, Handle)>& visit) const;
 
   size_t size() const { return current_.live + previous_.live; }
-  size_t bytes() const { return current_.region.bytes() + previous_.region.bytes(); }
+  size_t bytes() const { return (current_.count + previous_.count) * sizeof(Bucket); }
 
  private:
   struct Array {
-    Bucket& Home(uint32_t tag) const { return buckets[static_cast<uint64_t>(tag) * count >> 32]; }
+    uint64_t HomeOf(uint32_t tag) const { return uint64_t{tag} * count >> 32; }
+    uint64_t After(uint64_t bucket) const { return bucket + 1 == count ? 0 : bucket + 1; }
+    Bucket& At(uint64_t bucket) const {
+      return segments[bucket >> kSegmentShift][bucket % kSegmentBuckets];
+    }
 
-    Region region;
-    Bucket* buckets = nullptr;
+    std::vector<Bucket*> segments;
+    Region small;  // The only segment of an array that does not fill one.
     uint64_t count = 0;
     size_t live = 0;
     size_t deleted = 0;
@@ -109,24 +142,25 @@ class Index {
 
   template <typename IsKey>
   static Handle FindIn(const Array& array, uint32_t tag, IsKey is_key) {
-    if (array.buckets == nullptr) return kNoHandle;
-    const Bucket* const end = array.buckets + array.count;
-    const Bucket* bucket = &array.Home(tag);
-    for (uint64_t seen = 0; seen < array.count; ++seen) {
-      for (uint32_t match = MatchMask(bucket->tags, tag); match != 0; match &= match - 1) {
-        const Handle handle = bucket->handles[__builtin_ctz(match)];
+    uint64_t at = array.count == 0 ? 0 : array.HomeOf(tag);
+    for (uint64_t seen = 0; seen < array.count; ++seen, at = array.After(at)) {
+      const Bucket& bucket = array.At(at);
+      for (uint32_t match = MatchMask(bucket.tags, tag); match != 0; match &= match - 1) {
+        const Handle handle = bucket.handles[__builtin_ctz(match)];
         if (IsLive(handle) && is_key(handle)) return handle;
       }
-      if (MatchMask(bucket->handles, kNoHandle) != 0) return kNoHandle;
-      if (++bucket == end) bucket = array.buckets;
+      if (MatchMask(bucket.handles, kNoHandle) != 0) return kNoHandle;
     }
     return kNoHandle;
   }
 
   uint64_t BucketsFor(size_t entries) const;
+  bool Allocate(uint64_t buckets, Array& array);
+  void Release(Array& array);
   static void InsertIn(Array& array, uint32_t tag, Handle handle);
   static bool EraseIn(Array& array, uint32_t tag, Handle handle);
 
+  SegmentPool* segments_;
   double stagger_;
   Array current_;
   Array previous_;

@@ -17,7 +17,7 @@ using Random = std::mt19937_64;
 // key is a tag in its upper half, and what tells keys of one tag apart in its lower.
 class CheckedIndex {
  public:
-  explicit CheckedIndex(double stagger) : index_(stagger) {}
+  explicit CheckedIndex(double stagger) : index_(segments_, stagger) {}
 
   static uint32_t TagOfKey(uint64_t key) { return static_cast<uint32_t>(key >> 32); }
 
@@ -82,6 +82,7 @@ class CheckedIndex {
   }
 
  private:
+  SegmentPool segments_;
   Index index_;
   std::vector<uint64_t> keys_ = {0};  // By handle; handle 0 is none.
   std::vector<Handle> free_;
@@ -165,17 +166,18 @@ TEST(AgreesWithANaiveMapUnderAnyTags) {
 }
 
 TEST(AnEmptyIndexFindsNothing) {
-  const Index index(0.5);
+  SegmentPool segments;
+  const Index index(segments, 0.5);
   CHECK_EQ(index.Find(7, [](Handle) { return true; }), kNoHandle);
   CHECK_EQ(index.Guess(7), kNoHandle);
   CHECK_EQ(index.size(), size_t{0});
   index.Prefetch(7);
 }
 
-TEST(AnIndexCanBeReplacedByAnEmptyOne) {
+TEST(AClearedIndexIsEmpty) {
   CheckedIndex checked(0.0);
   for (uint64_t key = 0; key < 1000; ++key) checked.Insert(key << 44);
-  checked.index() = Index(0.25);
+  checked.index().Clear();
   CHECK_EQ(checked.index().size(), size_t{0});
   CHECK_EQ(checked.Find(uint64_t{3} << 44), kNoHandle);
 }

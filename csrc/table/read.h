@@ -1,7 +1,7 @@
 // Reading rows of a table, in the order of a batch.
 //
-// Thread-safety: takes the shared locks of the groups it reads, in ascending order. Ownership: borrows
-// its arguments for the call.
+// Thread-safety: takes the shared locks of the groups it reads, in ascending order. Ownership:
+// borrows its arguments for the call.
 #pragma once
 
 #include <cstddef>
@@ -29,8 +29,8 @@ struct ReadScratch {
   std::vector<uint32_t> missing;  // Result of kTrain: positions of the keys that have no row.
 };
 
-// Writes the rows of the range's keys. Where there is no row, kEval writes zeros, kPeek sets `absent`
-// to 1, and kTrain appends the position to scratch.missing, which it clears first.
+// Writes the rows of the range's keys. Where there is no row, kEval writes zeros, kPeek sets
+// `absent` to 1, and kTrain appends the position to scratch.missing, which it clears first.
 void ReadRows(Table& table, const ReadRange& range, PullMode mode, uint32_t now_s,
               ReadScratch& scratch);
 

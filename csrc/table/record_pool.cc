@@ -17,8 +17,12 @@ constexpr size_t kBlockBytesMax = size_t{64} << 10;
 std::byte* SlabAllocator::Allocate(size_t bytes) {
   MutexLock lock(mutex_);
   if (slabs_.empty() || used_in_last_ + bytes > slabs_.back().bytes()) {
-    const size_t wanted = std::clamp(total_bytes_ / 4, kSlabBytesMin, kSlabBytesMax);
-    Region slab = Region::Allocate(std::max(bytes, wanted));
+    const size_t wanted =
+        std::max(bytes, std::clamp(total_bytes_ / 4, kSlabBytesMin, kSlabBytesMax));
+    // Whole huge pages, once they are in use at all: a rest would lie on small ones.
+    Region slab = Region::Allocate(wanted < kHugePageBytes ? wanted
+                                                           : (wanted + kHugePageBytes - 1) /
+                                                                 kHugePageBytes * kHugePageBytes);
     if (!slab) return nullptr;
     total_bytes_ += slab.bytes();
     used_in_last_ = 0;

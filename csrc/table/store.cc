@@ -14,8 +14,8 @@ namespace {
 constexpr size_t kKeysPerThreadMin = 4096;
 constexpr size_t kKeysPerPiece = 4096;
 constexpr size_t kPiecesPerThread = 4;
-// A read holds its locks for so many keys: long enough that taking them does not count, short enough
-// that a push does not wait.
+// A read holds its locks for so many keys: long enough that taking them does not count, short
+// enough that a push does not wait.
 constexpr size_t kReadKeysMin = 1024;
 constexpr size_t kReadKeysMax = 16384;
 constexpr size_t kKeysMax = UINT32_MAX;
@@ -148,8 +148,8 @@ Status Store::ForEachGroup(std::span<const Request> requests, const std::vector<
   return failure.Take();
 }
 
-Store::Missing Store::Read(std::span<const PullRequest> requests,
-                           const std::vector<Table*>& tables, PullMode mode, uint32_t now_s) {
+Store::Missing Store::Read(std::span<const PullRequest> requests, const std::vector<Table*>& tables,
+                           PullMode mode, uint32_t now_s) {
   struct Task {
     size_t request;
     size_t begin;
@@ -160,7 +160,8 @@ Store::Missing Store::Read(std::span<const PullRequest> requests,
   const auto threads = static_cast<size_t>(pool_.threads());
   for (size_t r = 0; r < requests.size(); ++r) {
     const size_t count = requests[r].count;
-    const size_t step = std::clamp(count / (kPiecesPerThread * threads), kReadKeysMin, kReadKeysMax);
+    const size_t step =
+        std::clamp(count / (kPiecesPerThread * threads), kReadKeysMin, kReadKeysMax);
     for (size_t begin = 0; begin < count; begin += step) {
       tasks.push_back({r, begin, std::min(count, begin + step), {}});
     }
@@ -192,8 +193,7 @@ Status Store::InsertMissing(std::span<const PullRequest> requests,
   for (size_t r = 0; r < requests.size(); ++r) {
     if (missing[r].empty()) continue;
     for (const uint32_t position : missing[r]) keys[r].push_back(requests[r].keys[position]);
-    rest.push_back(
-        {requests[r].table, keys[r].data(), keys[r].size(), requests[r].out, nullptr});
+    rest.push_back({requests[r].table, keys[r].data(), keys[r].size(), requests[r].out, nullptr});
     rest_tables.push_back(tables[r]);
     positions.push_back(missing[r].data());
   }
