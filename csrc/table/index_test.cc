@@ -283,7 +283,7 @@ TEST(IndexesOfDifferentStaggerGrowAtDifferentSizes) {
   for (const double stagger : {0.0, 0.25, 0.5, 0.75}) {
     Random random(7);
     CheckedIndex checked(stagger);
-    for (size_t i = 0; i < 20000; ++i) checked.Insert(random());
+    for (size_t i = 0; i < kManyKeys; ++i) checked.Insert(random());
     (void)InsertUntilGrowth(checked, random);
     for (const size_t size : sizes) CHECK_TRUE(size != checked.size());
     sizes.push_back(checked.size());
