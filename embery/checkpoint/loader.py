@@ -62,6 +62,7 @@ def load(
 def _load_group(
     checkpoint: Checkpoint, table: TableEntry, group: GroupEntry, sink: TableSink
 ) -> None:
+    sink.reserve(group.slot_begin, group.slot_end, group.rows)
     for columns in checkpoint.group_rows(table, group):
         sink.import_rows(columns)
 

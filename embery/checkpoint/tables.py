@@ -44,6 +44,9 @@ class TableSink(Protocol):
     def clear(self) -> None:
         """Delete all rows and what is beside them."""
 
+    def reserve(self, slot_begin: int, slot_end: int, rows: int) -> None:
+        """Make room for `rows` rows in the slots [slot_begin, slot_end), which come next."""
+
     def import_rows(self, columns: Columns) -> None:
         """Add rows; the arrays are read-only and valid only during the call."""
 

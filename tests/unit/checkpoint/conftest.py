@@ -26,6 +26,7 @@ class MemoryTable:
         self.columns = self._random(rows, seed)
         self.state: Any = {"step": 7, "slot_lsns": np.arange(8, dtype=np.uint64), "counters": {}}
         self.parts: list[Arrays] = []
+        self.announced = 0
 
     def _random(self, rows: int, seed: int) -> Arrays:
         rng = np.random.default_rng(seed)
@@ -54,6 +55,9 @@ class MemoryTable:
 
     def clear(self) -> None:
         self.columns, self.state = self._random(0, 0), None
+
+    def reserve(self, slot_begin: int, slot_end: int, rows: int) -> None:
+        self.announced += rows
 
     def import_rows(self, columns: Mapping[str, NDArray[Any]]) -> None:
         self.parts.append({name: column.copy() for name, column in columns.items()})
