@@ -132,7 +132,6 @@ def test_wrong_keys_are_refused_before_anything_changes(
     assert snapshot(store, "t") == before
 
 
-@pytest.mark.xfail(strict=True, reason="the ValueError of torch's meta device is not translated")
 def test_keys_that_lie_nowhere_are_refused(connect: Any) -> None:
     store = connect(TABLE)
     with pytest.raises(em.InvalidArgument):

@@ -62,7 +62,6 @@ def test_an_error_of_the_work_comes_from_its_future_and_later_calls_go_on(connec
     assert store.stats()["tables"]["t"]["rows"] == 1
 
 
-@pytest.mark.xfail(strict=True, reason="work that waits when the store closes is refused")
 def test_close_finishes_what_was_begun(connect: Any) -> None:
     store = connect(TABLE)
     store._native.freeze()

@@ -143,8 +143,7 @@ def test_rows_do_not_depend_on_other_tables_nor_on_how_calls_are_joined(
         assert snapshot(joined, name) == snapshot(apart, name)
 
 
-@pytest.mark.xfail(strict=True, reason="the kernels run in the caller's floating-point mode")
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@each_dtype
 def test_bits_do_not_depend_on_the_callers_floating_point_mode(connect: Any, dtype: str) -> None:
     """torch.set_flush_denormal changes the arithmetic of the calling thread, not of a store.
 
@@ -154,16 +153,17 @@ def test_bits_do_not_depend_on_the_callers_floating_point_mode(connect: Any, dty
     table = em.Table(
         "t", dim=3, dtype=dtype, optimizer=em.optim.SGD(lr=1.0), initializer=em.init.Zeros()
     )
-    keys, grads = np.arange(2, dtype=np.uint64), np.full((2, 3), 1e-5, np.float32)
-    grads[1] = 1e-40
+    keys, grads = np.arange(20_000, dtype=np.uint64), np.full((20_000, 3), 1e-5, np.float32)
+    grads[::2] = 1e-40
     rows = []
     for flush in (False, True):
         if not torch.set_flush_denormal(flush):
             pytest.skip("this processor cannot flush subnormal numbers")
         try:
-            store = connect(table)
+            # More than one thread, and a batch that is shared out among them.
+            store = connect(table, threads=2)
             store.push("t", keys, grads)
-            rows.append(store.pull("t", keys).view(np.uint32).tolist())
+            rows.append(store.pull("t", keys).tobytes())
         finally:
             torch.set_flush_denormal(False)
     assert rows[0] == rows[1]

@@ -140,21 +140,21 @@ def test_a_first_value_beyond_the_largest_half_saturates(connect: Any) -> None:
         assert store.pull("t", [1])[0, 0] == -65504.0
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        "float16",
-        pytest.param(
-            "bfloat16", marks=pytest.mark.xfail(strict=True, reason="an infinity is stored")
-        ),
-        pytest.param("int8", marks=pytest.mark.xfail(strict=True, reason="the scale overflows")),
-    ],
-)
+@pytest.mark.parametrize("dtype", NARROW)
 def test_a_step_that_overflows_float32_saturates_too(connect: Any, dtype: str) -> None:
     store = connect(table_of(dtype, 3, optimizer=em.optim.SGD(lr=10.0)))
     for _ in range(2):
         store.push("t", [1], np.array([[3e38, -3e38, 1]], np.float32))
         assert np.isfinite(store.pull("t", [1])).all()
+
+
+def test_the_largest_numbers_are_finite_in_int8(connect: Any) -> None:
+    """127 quanta of a rounded scale must not exceed the largest float: the last 256th saturates."""
+    store = connect(table_of("int8", 2))
+    sizes = np.linspace(3.3e38, LARGEST["float32"], 3000).astype(np.float32)
+    keys = np.arange(len(sizes), dtype=np.uint64)
+    store.push("t", keys, np.stack([sizes, -sizes], axis=1))
+    np.testing.assert_allclose(store.pull("t", keys)[:, 1], sizes, rtol=1 / 256)
 
 
 @pytest.mark.parametrize("dtype", ["float32", *NARROW])

@@ -162,7 +162,6 @@ def test_a_wrong_address_or_option_is_refused(url: str, options: Any, message: s
     assert message in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="an unknown option raises TypeError, not InvalidArgument")
 def test_an_unknown_option_is_an_invalid_argument() -> None:
     with pytest.raises(em.InvalidArgument):
         em.connect("embedded:", thread=2)
