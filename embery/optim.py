@@ -1,7 +1,7 @@
 """Optimizers of embedding tables, fused into the push.
 
-The gradient of a row is the sum over its occurrences in the batch, in order; each distinct row takes
-one step. Notation below: w row, g gradient, t the number of updates this row has had (this one
+The gradient of a row is the sum over its occurrences in the batch, in order; each distinct row
+takes one step. Notation below: w row, g gradient, t the number of updates this row has had (this one
 included), T the number of pushes its table has had (this one included). All arithmetic is float32
 without fused multiply-add, so that every SIMD path gives the same bits; state is kept in float32
 beside the row whatever the storage dtype.
@@ -191,8 +191,8 @@ class FTRL(Optimizer):
     n' = n + g^2;  sigma = (sqrt(n') - sqrt(n)) / lr;  z += g - sigma w;  n = n';
     w = 0 if |z| <= l1, else -(z - sign(z) l1) / ((beta + sqrt(n)) / lr + l2).
 
-    Source: McMahan et al., "Ad click prediction: a view from the trenches", KDD 2013, algorithm 1. A
-    row's first z is chosen so that its initial value stands until its first update.
+    Source: McMahan et al., "Ad click prediction: a view from the trenches", KDD 2013, algorithm 1.
+    A row's first z is chosen so that its initial value stands until its first update.
     """
 
     kind: ClassVar[str] = "ftrl"

@@ -106,7 +106,7 @@ class Store(ABC):
     def push_async(self, table: str, keys: Any, grads: Any) -> Future[None]:
         """Start a `push`; the arrays must not change until the future is done."""
 
-    # -- rows, many tables: what the training modules use -------------------------------------------
+    # -- rows, many tables: what the training modules use -----------------------------------------
 
     @abstractmethod
     def pull_batch(
@@ -129,8 +129,8 @@ class Store(ABC):
     ) -> None:
         """Read rows without inserting, counting or touching anything.
 
-        Where `absent[i][j]` is set to 1 the row does not exist and `out[i][j]` is undefined. This is
-        what look-ahead uses: it leaves no trace in any table.
+        Where `absent[i][j]` is set to 1 the row does not exist and `out[i][j]` is undefined. This
+        is what look-ahead uses: it leaves no trace in any table.
         """
 
     @abstractmethod
@@ -139,7 +139,7 @@ class Store(ABC):
 
     @abstractmethod
     def deletions(self, table: str) -> int:
-        """Return how many rows `table` has ever deleted: it grows whenever a peeked row may be gone."""
+        """Return how many rows `table` has ever deleted; it grows when a peeked row may be gone."""
 
     @abstractmethod
     def watch(self, watcher: PushWatcher) -> None:
@@ -153,7 +153,7 @@ class Store(ABC):
 
     @abstractmethod
     def stats(self) -> dict[str, Any]:
-        """Return counters: {"tables": {name: {"rows", "bytes", "admitted", ...}}, "servers": ...}."""
+        """Return {"tables": {name: {"rows", "bytes", "admitted", ...}}, "servers": {...}}."""
 
     @abstractmethod
     def inspect(self, table: str, key: int) -> dict[str, Any] | None:

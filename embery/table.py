@@ -107,8 +107,8 @@ class Table:
 
     `dtype` is the storage of the values: "float32", "float16", "bfloat16" or "int8" (one float32
     scale a row); pulls and pushes are float32 always. `nonfinite` says what a push with a NaN or an
-    infinity does: "reject" skips and counts the key, "raise" refuses the whole push. A sum of finite
-    gradients that overflows is rejected and counted under either.
+    infinity does: "reject" skips and counts the key, "raise" refuses the whole push. A sum of
+    finite gradients that overflows is rejected and counted under either.
     """
 
     name: str

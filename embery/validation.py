@@ -7,7 +7,6 @@ import numbers
 
 from embery.errors import InvalidArgument
 
-
 FLOAT32_MAX = 3.4028234663852886e38
 
 
