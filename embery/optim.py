@@ -1,8 +1,8 @@
 """Optimizers of embedding tables, fused into the push.
 
 The gradient of a row is the sum over its occurrences in the batch, in order; each distinct row
-takes one step. Notation below: w row, g gradient, t the number of updates this row has had (this one
-included), T the number of pushes its table has had (this one included). All arithmetic is float32
+takes one step. Notation below: w row, g gradient, t the number of updates this row has had (this
+one included), T the number of pushes its table has had (this one included). All arithmetic is float32
 without fused multiply-add, so that every SIMD path gives the same bits; state is kept in float32
 beside the row whatever the storage dtype.
 """
@@ -166,7 +166,8 @@ class Adam(Optimizer):
 class LazyAdam(Adam):
     """Adam with the table's step in the bias correction: T in place of t.
 
-    Only the rows of a batch move. As `torch.optim.SparseAdam` and TensorFlow's LazyAdam.
+    Only the rows of a batch move. As TensorFlow's LazyAdam; as `torch.optim.SparseAdam` but for
+    eps, which is added after the bias correction here and before it there.
     """
 
     kind: ClassVar[str] = "lazy_adam"

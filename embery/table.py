@@ -79,7 +79,11 @@ class TTL:
 
 @dataclass(frozen=True, slots=True)
 class LRU:
-    """Keep at most `max_rows` rows; the least recently inserted or pushed go first."""
+    """Keep at most `max_rows` rows; the least recently inserted or pushed go first.
+
+    Recency is counted in steps of the table: pushes. Among rows of one step the order is that of
+    their mixed keys. Above 8192 rows a 64th goes at once, so that ranking pays.
+    """
 
     max_rows: int
 
