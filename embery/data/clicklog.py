@@ -74,9 +74,9 @@ class ClickLog:
 
     seed: int = 0
     ctr: float = 0.22
-    cardinalities: tuple[int, ...] = (5_000, 2_000, 1_000, 500, 200, 200, 100, 100, 50, 20)
+    cardinalities: tuple[int, ...] = (1_000, 500, 500, 200, 200, 100, 100, 50, 20, 10)
     missing: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.4)
-    interaction: float = 0.3
+    interaction: float = 0.25
     _fit: _Fit = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import pyarrow as pa
 from pyarrow import fs as pafs
@@ -13,6 +14,13 @@ from pyarrow import fs as pafs
 from embery.errors import InvalidArgument, Unavailable
 
 PathLike = str | os.PathLike[str]
+
+
+class _Glob(NamedTuple):
+    """What whole paths must match, and whether they may lie below the folder's own files."""
+
+    pattern: re.Pattern[str]
+    is_deep: bool
 
 
 @contextmanager
@@ -60,14 +68,14 @@ def resolve(
     files: list[str] = []
     for entry in entries:
         text = os.fspath(entry)
-        home, path, pattern = _locate(text, filesystem)
+        home, path, glob = _locate(text, filesystem)
         if found is not None and found != home:
             raise InvalidArgument(f"{text}: lies on another filesystem than {entries[0]}")
         found = home
         with reading(text):
-            matches = _list(home, path, pattern, suffixes)
+            matches = _list(home, path, glob, suffixes)
         if not matches:
-            what = "no file matches" if pattern else f"no file, or no {'/'.join(suffixes)} in it"
+            what = "no file matches" if glob else f"no file, or no {'/'.join(suffixes)} in it"
             raise InvalidArgument(f"{text}: {what}")
         files += matches
     assert found is not None
@@ -76,8 +84,8 @@ def resolve(
 
 def _locate(
     text: str, filesystem: pafs.FileSystem | None
-) -> tuple[pafs.FileSystem, str, re.Pattern[str] | None]:
-    """Return the filesystem, the path up to the first wildcard, and the pattern if there is one."""
+) -> tuple[pafs.FileSystem, str, _Glob | None]:
+    """Return the filesystem, the path up to the first wildcard, and the glob if there is one."""
     is_uri = filesystem is None and "://" in text
     # In a URI a question mark begins the query.
     wild = re.search(r"[*\[]" if is_uri else r"[*?\[]", text)
@@ -90,11 +98,13 @@ def _locate(
         base = os.path.abspath(os.path.expanduser(fixed))
     else:
         base = fixed
-    base = base.rstrip("/") or "/"
+    base = base.rstrip("/") or base[:1]
     if wild is None:
         return filesystem, base, None
-    prefix = re.escape(base if base.endswith("/") or not base else base + "/")
-    return filesystem, base, re.compile(prefix + _translate(text[len(fixed) :]))
+    rest = text[len(fixed) :]
+    prefix = base if base in ("", "/") else base + "/"
+    pattern = re.compile(re.escape(prefix) + _translate(rest))
+    return filesystem, base, _Glob(pattern, is_deep="/" in rest or "**" in rest)
 
 
 def _translate(glob: str) -> str:
@@ -117,17 +127,18 @@ def _translate(glob: str) -> str:
 
 
 def _list(
-    home: pafs.FileSystem, path: str, pattern: re.Pattern[str] | None, suffixes: tuple[str, ...]
+    home: pafs.FileSystem, path: str, glob: _Glob | None, suffixes: tuple[str, ...]
 ) -> list[str]:
     info = home.get_file_info(path)
-    if info.type == pafs.FileType.File and pattern is None:
+    if info.type == pafs.FileType.File and glob is None:
         return [info.path]
     if info.type != pafs.FileType.Directory:
         return []
-    below = home.get_file_info(pafs.FileSelector(path, recursive=True))
+    is_deep = glob is None or glob.is_deep
+    below = home.get_file_info(pafs.FileSelector(path, recursive=is_deep))
     names = sorted(item.path for item in below if item.type == pafs.FileType.File)
-    if pattern is not None:
-        return [name for name in names if pattern.fullmatch(name)]
+    if glob is not None:
+        return [name for name in names if glob.pattern.fullmatch(name)]
     return [name for name in names if name.endswith(suffixes) and not _is_hidden(name, path)]
 
 
