@@ -2,9 +2,9 @@
 
 The gradient of a row is the sum over its occurrences in the batch, in order; each distinct row
 takes one step. Notation below: w row, g gradient, t the number of updates this row has had (this
-one included), T the number of pushes its table has had (this one included). All arithmetic is float32
-without fused multiply-add, so that every SIMD path gives the same bits; state is kept in float32
-beside the row whatever the storage dtype.
+one included), T the number of pushes its table has had (this one included). All arithmetic is
+float32 without fused multiply-add, so that every SIMD path gives the same bits; state is kept in
+float32 beside the row whatever the storage dtype.
 """
 
 from __future__ import annotations
