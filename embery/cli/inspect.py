@@ -18,6 +18,9 @@ from embery.table import Table
 
 EXAMPLE = "embery inspect runs/7 item 0x2a --json"
 FAILED = 1
+# Of what a store saves beside the rows: a number a slot group, and so many numbers an entry.
+_COUNTERS = ("admitted", "rejected", "evicted", "deleted", "non_finite", "updates")
+_LIST_WIDTHS = {"candidates": 3, "tombstones": 2}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +101,7 @@ def table_statistics(found: Checkpoint, table: str) -> dict[str, Any]:
         "last_step": steps.to_dict(),
         "last_time_s": times.to_dict(),
         "values": values.to_dict(),
-        "beside_rows": _scalars(state),
+        "counters": _counters(state),
     }
 
 
@@ -156,17 +159,13 @@ class _Moments:
         }
 
 
-def _scalars(state: Any) -> dict[str, Any]:
-    """Return the numbers of a table's state by name, and of its arrays the lengths."""
-    flat: dict[str, Any] = {}
-    for name, value in state.items():
-        if isinstance(value, dict):
-            flat.update({f"{name}.{key}": item for key, item in _scalars(value).items()})
-        elif isinstance(value, np.ndarray):
-            flat[f"{name} (length)"] = len(value)
-        else:
-            flat[name] = value
-    return flat
+def _counters(state: Any) -> dict[str, int]:
+    """Return the step, the counters, and the numbers of candidates and tombstones of a table."""
+    counters = {"step": int(state["step"])}
+    counters.update({name: int(np.sum(state[name])) for name in _COUNTERS if name in state})
+    widths = ((name, width) for name, width in _LIST_WIDTHS.items() if name in state)
+    counters.update({name: np.size(state[name]) // width for name, width in widths})
+    return counters
 
 
 def _print_row(row: dict[str, Any]) -> None:
@@ -200,7 +199,7 @@ def _print_statistics(statistics: dict[str, Any]) -> None:
             ("last step", _summary(statistics["last_step"])),
             ("last time", f"{_moment(times['min'])} to {_moment(times['max'])}"),
             ("values", _summary(statistics["values"])),
-            *((name, str(value)) for name, value in statistics["beside_rows"].items()),
+            *((name, f"{value:,}") for name, value in statistics["counters"].items()),
         ]
     )
 

@@ -27,6 +27,29 @@ def test_rows_come_back_for_every_dtype_and_width_of_state(
     assert loaded.state["step"] == 7
 
 
+def test_rows_are_announced_before_they_are_imported(tmp_path: Path, memory_table: Any) -> None:
+    """Rows come by slot and key; a sink that grew as they came would take quadratic time."""
+    checkpoint.write(tmp_path, [memory_table("item", 1000)])
+    loaded = memory_table("item")
+    imports: list[bool] = []
+
+    class Sink:
+        definition = loaded.definition
+        clear = loaded.clear
+        reserve = loaded.reserve
+        import_state = loaded.import_state
+
+        @staticmethod
+        def import_rows(columns: Any) -> None:
+            loaded.import_rows(columns)
+            imports.append(sum(len(p["key"]) for p in loaded.parts) <= loaded.announced)
+
+    checkpoint.load(checkpoint.open(tmp_path), {"item": Sink()}, threads=1)
+    assert loaded.announced == 1000
+    assert imports
+    assert all(imports)
+
+
 def test_several_tables_share_a_checkpoint(tmp_path: Path, memory_table: Any) -> None:
     names = ("zeta", "alpha", "μ μ")
     saved = {name: memory_table(name, 100, seed=i) for i, name in enumerate(names)}

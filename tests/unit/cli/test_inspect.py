@@ -67,7 +67,7 @@ def test_a_table_is_summed_up(capsys: Any) -> None:
     assert statistics["last_step"] == {"min": 10, "mean": 25.0, "max": 40}
     assert statistics["values"]["nonfinite"] == 1
     assert statistics["values"]["max"] == 4.0
-    assert statistics["beside_rows"]["counters.admitted"] == 4
+    assert statistics["counters"]["step"] == 41
     assert main(["inspect", GOLDEN, "item"]) == 0
     assert "min 10, mean 25, max 40" in capsys.readouterr().out
 
