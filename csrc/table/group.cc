@@ -39,7 +39,7 @@ template <typename Use>
 void SlotGroup::FindAll(const MixedKey* keys, size_t count, size_t record_bytes, Use use) const {
   Handle guesses[kAhead];
   const uint64_t deleted = counters_.deleted;
-  const auto fetch_record = [&](size_t i) {
+  const auto fetch_record = [&](size_t i) REQUIRES(mutex_) {
     guesses[i % kAhead] = index_.Guess(TagOf(keys[i]));
     PrefetchRecord(guesses[i % kAhead], record_bytes);
   };

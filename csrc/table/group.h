@@ -212,7 +212,7 @@ class SlotGroup {
   // Calls use(i, handle or kNoHandle) for the keys in order, with prefetches running ahead.
   template <typename Use>
   void FindAll(const MixedKey* keys, size_t count, size_t record_bytes, Use use) const
-      REQUIRES_SHARED(mutex_);
+      REQUIRES(mutex_);
 
   Status Insert(MixedKey mixed, Tick tick, float* values, Handle& handle) REQUIRES(mutex_);
   void InitializeRecord(Handle handle, MixedKey mixed, Tick tick, float* values) REQUIRES(mutex_);

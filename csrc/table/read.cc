@@ -76,10 +76,10 @@ void ReadRows(Table& table, const ReadRange& range, PullMode mode, uint32_t now_
 
   // A pipeline: far ahead of its use a key's bucket is fetched, nearer its record, by a guess.
   Handle guesses[kAhead];
-  const auto fetch_bucket = [&](size_t i) {
+  const auto fetch_bucket = [&](size_t i) NO_THREAD_SAFETY_ANALYSIS {
     table.group(GroupOf(mixed[i])).PrefetchBucket(mixed[i]);
   };
-  const auto fetch_record = [&](size_t i) {
+  const auto fetch_record = [&](size_t i) NO_THREAD_SAFETY_ANALYSIS {
     guesses[i % kAhead] = table.group(GroupOf(mixed[i])).GuessAndPrefetch(mixed[i]);
   };
   for (size_t i = 0; i < std::min(count, 2 * kAhead); ++i) fetch_bucket(i);
