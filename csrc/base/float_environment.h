@@ -1,7 +1,8 @@
 // The default floating-point environment, whatever the calling thread has set.
 //
-// A thread may have asked its processor to treat subnormal numbers as zero (torch.set_flush_denormal
-// does), and new threads inherit that: rows would then depend on the thread that touches them.
+// A thread may have asked its processor to treat subnormal numbers as zero
+// (torch.set_flush_denormal does), and new threads inherit that: rows would then depend on the
+// thread that touches them.
 //
 // Thread-safety: acts on the calling thread. Ownership: gives back what it found when destroyed.
 #pragma once

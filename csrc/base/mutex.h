@@ -50,9 +50,9 @@ class SCOPED_CAPABILITY MutexLock {
   Mutex& mutex_;
 };
 
-// Many readers or one writer. A waiting writer goes before readers that come later, so that a stream
-// of them cannot keep it out; hence a thread must not take the lock shared twice, and one that takes
-// several must take them in one order that all threads keep.
+// Many readers or one writer. A waiting writer goes before readers that come later, so that a
+// stream of them cannot keep it out; hence a thread must not take the lock shared twice, and one
+// that takes several must take them in one order that all threads keep.
 class CAPABILITY("mutex") SharedMutex {
  public:
   SharedMutex() {

@@ -127,10 +127,9 @@ py::dict ReadRows(Table& table, const py::array& keys) {
 
 void ReserveRows(Table& table, uint32_t slot_begin, uint32_t slot_end, size_t rows) {
   if (slot_begin >= slot_end || slot_end > kSlotCount) {
-    ThrowIfError(Status::InvalidArgument("slots must be a range within [0, " +
-                                         std::to_string(kSlotCount) + "), got [" +
-                                         std::to_string(slot_begin) + ", " +
-                                         std::to_string(slot_end) + ")"));
+    ThrowIfError(Status::InvalidArgument(
+        "slots must be a range within [0, " + std::to_string(kSlotCount) + "), got [" +
+        std::to_string(slot_begin) + ", " + std::to_string(slot_end) + ")"));
   }
   // The mix spreads keys over slots like draws with equal chances; four deviations hardly any group
   // exceeds, and one that does grows once.
