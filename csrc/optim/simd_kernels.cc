@@ -9,10 +9,11 @@
 
 #define EMBERY_JOIN(a, b) a##b
 #define EMBERY_NAMESPACE(target) EMBERY_JOIN(simd_, target)
+#define EMBERY_SIMD_NAMESPACE EMBERY_NAMESPACE(EMBERY_SIMD_TARGET)
 #define EMBERY_TEXT(x) #x
 #define EMBERY_QUOTE(x) EMBERY_TEXT(x)
 
-namespace embery::EMBERY_NAMESPACE(EMBERY_SIMD_TARGET) {
+namespace embery::EMBERY_SIMD_NAMESPACE {
 
 const Kernels& Get();
 
@@ -378,4 +379,4 @@ const Kernels& Get() {
   return kKernels;
 }
 
-}  // namespace embery::EMBERY_NAMESPACE(EMBERY_SIMD_TARGET)
+}  // namespace embery::EMBERY_SIMD_NAMESPACE
