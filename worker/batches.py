@@ -1,15 +1,44 @@
-"""Where a batch keeps its sparse features."""
+"""Batches of a data set or a loader, and where a batch keeps its sparse features."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
+from embery.data import Dataset
 from embery.jagged import is_keyed_jagged
+
+Batch = TypeVar("Batch")
 
 # Attributes of a batch, lists in it, dicts in those: deeper than any loader nests its features.
 _DEPTH_MAX = 4
+
+
+def batches_of(source: Iterable[Batch], *, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+    """Return the batches of an epoch from number `start` on.
+
+    An `em.data.Dataset` goes to that place; of any other iterable the first `start` batches are
+    read and dropped.
+    """
+    if isinstance(source, Dataset):
+        found: Iterator[Any] = source.batches(epoch=epoch, start=start)
+        return found
+    batches = iter(source)
+    return islice(batches, start, None) if start else batches
+
+
+@contextmanager
+def closing_iterator(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
+    """Close the iterator at the end of the context, if it is one that can be closed."""
+    try:
+        yield batches
+    finally:
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()
 
 
 def keyed_jagged_in(batch: object) -> list[Any]:

@@ -24,7 +24,7 @@ from embery.data.pipeline import in_background
 from embery.errors import InvalidArgument
 from embery.jagged import KeyedJaggedTensor
 from embery.validation import require_int
-from embery.worker.batches import keyed_jagged_in
+from embery.worker.batches import closing_iterator, keyed_jagged_in
 from embery.worker.embedding import EmbeddingModule, Mode, ReadAhead
 from embery.worker.recency import Moment, PushHistory
 
@@ -128,14 +128,10 @@ _Part = tuple[EmbeddingModule, Any, ReadAhead]
 def _read_batches(
     iterator: Iterator[Batch], modules: Sequence[EmbeddingModule], reader: Reader
 ) -> Generator[tuple[Batch, list[_Part]], None, None]:
-    try:
+    with closing_iterator(iterator):
         for number, batch in enumerate(iterator):
             reader.begin_batch(number)
             yield batch, _read_parts(batch, modules, reader)
-    finally:
-        close = getattr(iterator, "close", None)
-        if close is not None:
-            close()
 
 
 def _read_parts(batch: object, modules: Sequence[EmbeddingModule], reader: Reader) -> list[_Part]:

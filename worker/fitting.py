@@ -1,0 +1,314 @@
+"""One run of `Trainer.fit`: where it is, what it has seen, when it stops."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from embery import checkpoint as checkpoints
+from embery.checkpoint.location import storage_of
+from embery.checkpoint.retention import retire
+from embery.errors import CheckpointCorrupt, InvalidArgument
+from embery.validation import require_int
+from embery.worker.batches import batches_of, closing_iterator
+from embery.worker.bounded import BoundedReader, PushQueue
+from embery.worker.interrupt import Interrupts
+from embery.worker.lookahead import DEPTH_MAX, prefetch, read_ahead
+from embery.worker.modes import Mode
+from embery.worker.reporting import Reporter, ReportOptions
+
+if TYPE_CHECKING:
+    from embery.worker.trainer import Labelled, Trainer
+
+_COUNT_MAX = 2**62
+# Whether more of the metric is better.
+_MONITORS = {"auc": True, "logloss": False}
+
+
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """The options of `Trainer.fit`, which documents them."""
+
+    epochs: int
+    checkpoint: str | os.PathLike[str] | None
+    checkpoint_every: int | None
+    keep: int | None
+    resume: bool
+    look_ahead: bool
+    depth: int
+    max_steps: int | None
+    monitor: str
+    patience: int | None
+    restore_best: bool
+    report: ReportOptions
+
+    def validate(self, mode: Mode, *, has_valid: bool) -> None:
+        """Raise `InvalidArgument` naming the option that is wrong."""
+        require_int("fit: epochs", self.epochs, low=1, high=_COUNT_MAX)
+        require_int("fit: depth", self.depth, low=1, high=DEPTH_MAX)
+        for name in ("checkpoint_every", "keep", "max_steps", "patience"):
+            if getattr(self, name) is not None:
+                require_int(f"fit: {name}", getattr(self, name), low=1, high=_COUNT_MAX)
+        if self.monitor not in _MONITORS:
+            raise InvalidArgument(
+                f"fit: monitor must be one of {list(_MONITORS)}, got {self.monitor!r}"
+            )
+        if self.checkpoint is None:
+            for name in ("checkpoint_every", "keep", "resume"):
+                if getattr(self, name):
+                    raise InvalidArgument(f"fit: {name} needs checkpoint, the folder to use")
+        if not has_valid and (self.patience is not None or self.restore_best):
+            raise InvalidArgument("fit: patience and restore_best need valid, to compare epochs")
+        if mode.staleness_max and not self.look_ahead:
+            raise InvalidArgument(
+                f"fit: {mode} reads ahead by its nature; look_ahead=False goes with em.Sync()"
+            )
+        self.report.validate()
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """What `Trainer.fit` returns.
+
+    Attributes:
+        history: one dict an epoch: "epoch", "step", "train/loss", "train/auc", "train/logloss",
+            "train/calibration", and the same under "valid/" where there is `valid`.
+        steps: steps taken in all, those before a resume included.
+        samples: samples seen in all.
+        stopped: "epochs", "max_steps" or "patience".
+        best_epoch: the epoch with the best monitored metric, or None without `valid`.
+        staleness_seen: the largest staleness of a batch; 0 in Sync mode.
+    """
+
+    history: list[dict[str, float]]
+    steps: int
+    samples: int
+    stopped: str
+    best_epoch: int | None
+    staleness_seen: int
+
+
+@dataclass(slots=True)
+class Position:
+    """Where the run is: the next batch, what was done so far, and how good it was.
+
+    `bad_epochs` counts the epochs since the best one; `best_score` is larger for better.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    samples: int = 0
+    loss_sum: float = 0.0
+    best_epoch: int | None = None
+    best_score: float = -math.inf
+    bad_epochs: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class FitRun:
+    """Runs once."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        dataset: Iterable[Labelled],
+        valid: Iterable[Labelled] | None,
+        options: FitOptions,
+    ) -> None:
+        self._trainer = trainer
+        self._dataset = dataset
+        self._valid = valid
+        self._options = options
+        self._position = Position()
+        # Of the epoch under way.
+        self._metrics = trainer.new_metrics()
+        self._staleness_seen = 0
+        self._saved_step: tuple[int, int] | None = None
+
+    def run(self) -> FitResult:
+        """Train until an option says stop."""
+        options, trainer = self._options, self._trainer
+        if options.resume:
+            self._resume()
+        with ExitStack() as stack:
+            self._reporter = stack.enter_context(Reporter(options.report, trainer.store))
+            self._interrupts = stack.enter_context(Interrupts())
+            self._queue = PushQueue(unapplied_max=max(1, trainer.mode.staleness_max))
+            stack.callback(self._queue.close)
+            self._best_folder = self._folder_for_best(stack)
+            try:
+                stopped = self._run_epochs()
+            except KeyboardInterrupt:
+                self._checkpoint()
+                raise
+            self._checkpoint()
+            position = self._position
+            if position.batch > 0:
+                # A part of an epoch is told, but not kept: a resumed run will tell the whole.
+                position.history.append(self._measure())
+            if options.restore_best and position.best_epoch is not None:
+                trainer.restore(self._best_folder)
+        return FitResult(
+            history=position.history,
+            steps=position.step,
+            samples=position.samples,
+            stopped=stopped,
+            best_epoch=position.best_epoch,
+            staleness_seen=self._staleness_seen,
+        )
+
+    # -- epochs -----------------------------------------------------------------------------------
+
+    def _run_epochs(self) -> str:
+        options, position = self._options, self._position
+        while position.epoch < options.epochs:
+            if options.patience is not None and position.bad_epochs >= options.patience:
+                return "patience"
+            if not self._train_epoch():
+                return "max_steps"
+            self._end_epoch()
+        return "epochs"
+
+    def _train_epoch(self) -> bool:
+        """Train on what is left of the epoch; return whether all of it was."""
+        position = self._position
+        total: int | None = getattr(self._dataset, "num_batches", None)
+        self._reporter.begin_epoch(position.epoch, done=position.batch, total=total)
+        if self._reached_max_steps():
+            return False
+        with closing_iterator(self._source()) as batches:
+            for batch in batches:
+                with self._interrupts.held_back():
+                    self._step(batch)
+                if self._reached_max_steps():
+                    return False
+        return True
+
+    def _end_epoch(self) -> None:
+        position = self._position
+        record = self._measure()
+        position.history.append(record)
+        if self._valid is not None:
+            more_is_better = _MONITORS[self._options.monitor]
+            value = record[f"valid/{self._options.monitor}"]
+            self._compare(value if more_is_better else -value)
+        position.epoch, position.batch, position.loss_sum = position.epoch + 1, 0, 0.0
+        self._metrics = self._trainer.new_metrics()
+        self._checkpoint()
+
+    def _measure(self) -> dict[str, float]:
+        """Return the metrics of the epoch so far, and of the validation data now."""
+        position = self._position
+        self._queue.drain()
+        record: dict[str, float] = {"epoch": position.epoch, "step": position.step}
+        record["train/loss"] = (
+            position.loss_sum / position.batch if position.batch > 0 else math.nan
+        )
+        record.update(_prefixed("train", self._metrics.compute()))
+        if self._valid is not None:
+            found = self._trainer.evaluate(self._valid, look_ahead=self._options.look_ahead)
+            record.update(_prefixed("valid", found))
+        self._reporter.end_epoch(position.step, record)
+        return record
+
+    def _compare(self, score: float) -> None:
+        position = self._position
+        # Not a number is never better.
+        if not score > position.best_score:
+            position.bad_epochs += 1
+            return
+        position.best_epoch, position.best_score, position.bad_epochs = position.epoch, score, 0
+        if self._options.restore_best:
+            self._trainer.save(self._best_folder)
+            retire(storage_of(self._best_folder), 1)
+
+    # -- steps ------------------------------------------------------------------------------------
+
+    def _source(self) -> Iterator[Labelled]:
+        trainer, options, position = self._trainer, self._options, self._position
+        batches = batches_of(self._dataset, epoch=position.epoch, start=position.batch)
+        bound = trainer.mode.staleness_max
+        if bound:
+            return self._read_within(bound, batches)
+        if options.look_ahead:
+            return prefetch(batches, trainer.embeddings, depth=options.depth)
+        return batches
+
+    def _read_within(self, bound: int, batches: Iterator[Labelled]) -> Iterator[Labelled]:
+        reader = BoundedReader(self._queue, staleness_max=bound)
+        depth = min(self._options.depth, bound)
+        try:
+            yield from read_ahead(batches, self._trainer.embeddings, reader, depth=depth)
+        finally:
+            self._staleness_seen = max(self._staleness_seen, reader.staleness_seen)
+
+    def _step(self, batch: Labelled) -> None:
+        trainer, options, position = self._trainer, self._options, self._position
+        batch = trainer.to_device(batch)
+        loss, output, pushes = trainer.learn(batch)
+        if trainer.mode.staleness_max:
+            self._queue.submit(pushes)
+        else:
+            for push in pushes:
+                push.apply()
+        samples = len(batch.label)
+        position.batch += 1
+        position.step += 1
+        position.samples += samples
+        position.loss_sum += loss
+        self._metrics.update(output, batch.label)
+        self._reporter.step(position.step, loss=loss, samples=samples)
+        if options.checkpoint_every is not None and position.step % options.checkpoint_every == 0:
+            self._checkpoint()
+
+    def _reached_max_steps(self) -> bool:
+        return self._options.max_steps is not None and (
+            self._position.step >= self._options.max_steps
+        )
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def _checkpoint(self) -> None:
+        """Save where the run is, if it is asked for and was not done here already."""
+        folder, position = self._options.checkpoint, self._position
+        if folder is None or self._saved_step == (position.epoch, position.step):
+            return
+        self._queue.drain()
+        progress = {"position": asdict(position), "metrics": self._metrics.state()}
+        self._trainer.save(folder, progress=progress)
+        self._saved_step = (position.epoch, position.step)
+        if self._options.keep is not None:
+            retire(storage_of(folder), self._options.keep)
+
+    def _resume(self) -> None:
+        folder = self._options.checkpoint
+        assert folder is not None
+        newest = checkpoints.newest(folder)
+        if newest is None:
+            return
+        progress = self._trainer.restore(newest)
+        if progress is None:
+            raise CheckpointCorrupt(
+                f"{newest} was saved outside of fit and has no place in the data to resume at; "
+                "restore it by Trainer.restore and train without resume"
+            )
+        self._position = Position(**progress["position"])
+        self._metrics.load_state(progress["metrics"])
+        self._saved_step = (self._position.epoch, self._position.step)
+
+    def _folder_for_best(self, stack: ExitStack) -> str:
+        if self._options.checkpoint is not None:
+            return f"{os.fspath(self._options.checkpoint)}/best"
+        if not self._options.restore_best:
+            return ""
+        return stack.enter_context(tempfile.TemporaryDirectory(prefix="embery-best-"))
+
+
+def _prefixed(name: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{name}/{metric}": value for metric, value in metrics.items()}

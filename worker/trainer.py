@@ -1,0 +1,263 @@
+"""Training of a model whose embeddings live in a store."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from embery import checkpoint as checkpoints
+from embery.checkpoint import Checkpoint
+from embery.data import Batch
+from embery.errors import CheckpointCorrupt, EmberyError, InvalidArgument
+from embery.store import Store
+from embery.worker import training_state as dense
+from embery.worker.batches import batches_of, closing_iterator
+from embery.worker.embedding import EmbeddingModule
+from embery.worker.fitting import FitOptions, FitResult, FitRun
+from embery.worker.gradients import Push, take_pushes
+from embery.worker.lookahead import prefetch
+from embery.worker.metrics import ClickMetrics, Outputs
+from embery.worker.modes import Mode, Sync
+from embery.worker.reporting import ReportOptions
+
+STATE_VERSION = 1
+
+
+class Labelled(Protocol):
+    """A batch: whatever the model takes, with its labels."""
+
+    @property
+    def label(self) -> Tensor:
+        """Return the labels, float32, (B,) or as the loss wants them."""
+        ...
+
+
+class Trainer:
+    """Trains a model, step by step: dense parameters by torch, rows of the store by push.
+
+    Args:
+        model: contains one or more embedding modules; called with a batch.
+        loss_fn: of the model's output and `batch.label`; returns a scalar.
+        dense_optimizer: of the model's parameters; None if there are none to train.
+        store: of the model's embedding modules.
+        mode: em.Sync(), em.Hybrid(staleness=...) or em.Async(staleness=...).
+        outputs: what the model returns, for the metrics: "logits" or "probabilities".
+
+    Raises:
+        InvalidArgument: the model has no embedding module, or one of another store.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[[Any, Tensor], Tensor],
+        dense_optimizer: torch.optim.Optimizer | None = None,
+        *,
+        store: Store,
+        mode: Mode | None = None,
+        outputs: Outputs = "logits",
+    ) -> None:
+        self.mode = Sync() if mode is None else mode
+        if not isinstance(self.mode, Mode) or type(self.mode) is Mode:
+            raise InvalidArgument(f"mode must be em.Sync(), Hybrid() or Async(), got {mode!r}")
+        self.mode.validate()
+        self.model = model
+        self.loss_fn = loss_fn
+        self.dense_optimizer = dense_optimizer
+        self.store = store
+        self.outputs: Outputs = outputs
+        self.new_metrics()
+        self.embeddings = [m for m in model.modules() if isinstance(m, EmbeddingModule)]
+        if not self.embeddings:
+            raise InvalidArgument(
+                "Trainer: the model has no EmbeddingBagCollection or EmbeddingCollection among its "
+                "modules; make it an attribute of the model"
+            )
+        if any(embedding.store is not store for embedding in self.embeddings):
+            raise InvalidArgument(
+                "Trainer: an embedding module of the model uses another store than the trainer's"
+            )
+        parameter = next(model.parameters(), None)
+        self._device = self.embeddings[0].device if parameter is None else parameter.device
+
+    def fit(
+        self,
+        dataset: Iterable[Labelled],
+        *,
+        epochs: int = 1,
+        valid: Iterable[Labelled] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int | None = None,
+        keep: int | None = None,
+        resume: bool = False,
+        look_ahead: bool = True,
+        depth: int = 4,
+        max_steps: int | None = None,
+        monitor: str = "auc",
+        patience: int | None = None,
+        restore_best: bool = False,
+        progress: bool | None = None,
+        log_dir: str | os.PathLike[str] | None = None,
+        log_every: int = 50,
+    ) -> FitResult:
+        """Train for `epochs` passes over `dataset`.
+
+        In `Sync` mode the results are the same bits with look-ahead and without, and after a
+        restore as without the interruption. Ctrl-C finishes the step, saves a checkpoint if
+        `checkpoint` is given, and raises KeyboardInterrupt.
+
+        Args:
+            dataset: an `em.data.Dataset`, or an iterable of batches with a `label`. Only the former
+                goes on at a batch without reading those before it, and shuffles anew each epoch.
+            epochs: passes over the data, those before a resume included.
+            valid: evaluated after every epoch.
+            checkpoint: folder of checkpoints; one is saved after every epoch and at the end.
+            checkpoint_every: steps from one checkpoint to the next within an epoch.
+            keep: checkpoints to keep in the folder, the newest; None keeps all.
+            resume: go on from the newest checkpoint in the folder, if it has one.
+            look_ahead: fetch the rows of the next batches while this one is computed.
+            depth: batches to fetch ahead.
+            max_steps: stop after so many steps, those before a resume included.
+            monitor: metric of `valid` that decides which epoch is best: "auc" or "logloss".
+            patience: stop after so many epochs in a row that are not better than the best.
+            restore_best: at the end go back to the best epoch.
+            progress: show a bar; None shows it where stderr is a terminal.
+            log_dir: folder for TensorBoard: loss, samples/s, metrics, rows of each table.
+            log_every: steps from one point of a curve to the next.
+
+        Returns:
+            the history: a dict of metrics an epoch, why training stopped, and the staleness seen.
+
+        Raises:
+            InvalidArgument: an argument is wrong; nothing was changed.
+            EmberyError: the loss is not finite; the step was not taken.
+        """
+        options = FitOptions(
+            epochs=epochs,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            keep=keep,
+            resume=resume,
+            look_ahead=look_ahead,
+            depth=depth,
+            max_steps=max_steps,
+            monitor=monitor,
+            patience=patience,
+            restore_best=restore_best,
+            report=ReportOptions(progress=progress, log_dir=log_dir, log_every=log_every),
+        )
+        options.validate(self.mode, has_valid=valid is not None)
+        return FitRun(self, dataset, valid, options).run()
+
+    def evaluate(self, dataset: Iterable[Labelled], *, look_ahead: bool = True) -> dict[str, float]:
+        """Return {"auc", "logloss", "calibration"} of the model on `dataset`.
+
+        Nothing is inserted or learned; a key without a row reads as zeros. See
+        `embery.worker.metrics` for what the numbers mean.
+        """
+        metrics = self.new_metrics()
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            source: Iterator[Labelled] = batches_of(dataset)
+            if look_ahead:
+                source = prefetch(source, self.embeddings)
+            with torch.no_grad(), closing_iterator(source) as batches:
+                for batch in batches:
+                    batch = self.to_device(batch)  # noqa: PLW2901
+                    metrics.update(self.model(batch), batch.label)
+        finally:
+            self.model.train(was_training)
+        return metrics.compute()
+
+    def save(self, dest: str | os.PathLike[str], *, progress: dict[str, Any] | None = None) -> str:
+        """Save tables, dense parameters, optimizer and random generators as one checkpoint.
+
+        Args:
+            dest: folder of checkpoints.
+            progress: where `fit` is, if it is under way.
+
+        Returns:
+            the path of the manifest.
+        """
+        state = {
+            "trainer": STATE_VERSION,
+            "model": dense.model_state(self.model),
+            "optimizer": dense.optimizer_state(self.dense_optimizer),
+            "rng": dense.rng_state(),
+            "progress": progress,
+        }
+        return self.store.checkpoint(dest, state=state)
+
+    def restore(self, src: str | os.PathLike[str]) -> dict[str, Any] | None:
+        """Go back to a checkpoint that `save` or `fit` made; return its `progress`.
+
+        Raises:
+            CheckpointCorrupt: it is damaged, or not a trainer's.
+            SchemaMismatch: its model, optimizer or tables are others. Nothing was changed.
+        """
+        found = checkpoints.open_unchecked(src)
+        state = _trainer_state(found)
+        dense.check_model(self.model, state["model"], found.path)
+        dense.check_optimizer(self.dense_optimizer, state["optimizer"], found.path)
+        self.store.restore(found.path)
+        for embedding in self.embeddings:
+            embedding.zero_grad()
+        dense.load_model(self.model, state["model"])
+        dense.load_optimizer(self.dense_optimizer, state["optimizer"])
+        dense.load_rng(state["rng"])
+        progress: dict[str, Any] | None = state["progress"]
+        return progress
+
+    # -- what a run of fit is made of -------------------------------------------------------------
+
+    def new_metrics(self) -> ClickMetrics:
+        """Return metrics of the model's outputs that have seen nothing."""
+        return ClickMetrics(outputs=self.outputs)
+
+    def learn(self, batch: Labelled) -> tuple[float, Any, list[Push]]:
+        """Take a dense step; return the loss, the model's output and the pushes that it owes.
+
+        Raises:
+            EmberyError: the loss is not finite; no parameter and no row was changed by it.
+        """
+        output = self.model(batch)
+        loss = self.loss_fn(output, batch.label)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise EmberyError(
+                f"the loss is {value}; this step was not taken. Lower the learning rates, or look "
+                "for labels and features that are not finite"
+            )
+        if self.dense_optimizer is not None:
+            self.dense_optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.dense_optimizer is not None:
+            self.dense_optimizer.step()
+        return value, output, take_pushes(self.embeddings)
+
+    def to_device(self, batch: Labelled) -> Labelled:
+        """Return the batch with its dense part on the model's device; ids stay on the host."""
+        if self._device.type == "cpu" or not isinstance(batch, Batch):
+            return batch
+        return replace(
+            batch,
+            label=batch.label.to(self._device, non_blocking=True),
+            dense=None if batch.dense is None else batch.dense.to(self._device, non_blocking=True),
+        )
+
+
+def _trainer_state(found: Checkpoint) -> dict[str, Any]:
+    state = found.state
+    if not isinstance(state, dict) or state.get("trainer") != STATE_VERSION:
+        raise CheckpointCorrupt(
+            f"{found.path} has no state of a trainer of version {STATE_VERSION}: it was saved by "
+            "Store.checkpoint, or by another version; Store.restore reads its tables"
+        )
+    return state
