@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import mmh3
 import numpy as np
@@ -57,7 +58,9 @@ def test_a_missing_single_value_is_an_empty_bag() -> None:
 
 
 @pytest.mark.parametrize("lists", [pa.list_, pa.large_list], ids=["list", "large_list"])
-def test_lists_drop_nulls_with_their_weights_and_null_lists_are_empty(lists) -> None:  # type: ignore[no-untyped-def]
+def test_lists_drop_nulls_with_their_weights_and_null_lists_are_empty(
+    lists: Callable[[pa.DataType], pa.DataType],
+) -> None:
     schema = Schema(label="y", sparse=[SparseList("l", weights="w"), "a"])
     got = batch(
         schema,

@@ -14,6 +14,10 @@ from embery.data.pipeline import in_background, in_order
 pytestmark = pytest.mark.usefixtures("no_threads_left")
 
 
+def reader_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("embery-data")]
+
+
 def test_tasks_that_finish_out_of_order_are_yielded_in_order() -> None:
     last_is_done = threading.Event()
 
@@ -107,11 +111,12 @@ def test_an_iterator_that_is_left_early_leaves_no_thread(
     data = Parquet(folder, schema=schema, batch_size=8, shuffle=shuffle, shuffle_rows=64)
     for _ in data:
         break
+    assert reader_threads() == []
     batches = data.batches()
     next(batches)
+    assert reader_threads() != []
     del batches
-    never_started = data.batches()
-    del never_started
+    assert reader_threads() == []
 
 
 def test_an_exception_in_the_consumer_leaves_no_thread(folder: Path, schema: Schema) -> None:
