@@ -3,22 +3,18 @@
     python examples/ctr/train.py examples/ctr/configs/frappe_dnn.json --data DIR
 
 DIR holds the files that the config names. Training stops when the AUC on the valid rows has not
-risen for some epochs; the best epoch is then restored and tested. The loop over batches is written
-out: `em.prefetch` reads the rows of the next ones ahead, `step()` pushes their gradients.
+risen for some epochs; the best epoch is then restored and tested.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from evaluation import evaluate
 from models import MODELS
 from settings import Settings
-from stopping import EarlyStopping
 from torch import nn
 
 import embery as em
@@ -33,7 +29,8 @@ def main() -> None:
 
     name, scores = args.config.stem, []
     for seed in args.seeds:
-        auc, logloss = train_and_test(settings, args.data, seed=seed, url=args.store)
+        metrics = train_and_test(settings, args.data, seed=seed, url=args.store)
+        auc, logloss = metrics["auc"], metrics["logloss"]
         print(f"{name}, seed {seed}: test AUC {auc:.5f}, logloss {logloss:.5f}", flush=True)
         scores.append(auc)
     if len(scores) > 1:
@@ -54,42 +51,25 @@ def parse_arguments() -> argparse.Namespace:
 
 def train_and_test(
     settings: Settings, folder: Path, *, seed: int, url: str | None
-) -> tuple[float, float]:
-    """Train with one seed until the valid AUC falls; return the best epoch's test AUC, logloss."""
+) -> dict[str, float]:
+    """Train with one seed until the valid AUC falls; return the test metrics of the best epoch."""
     torch.manual_seed(seed)
     hyper = settings.train
     train, valid, test = (
         settings.data.open(folder, part, batch_size=hyper.batch_size, seed=seed)
         for part in ("train", "valid", "test")
     )
-    with em.connect(url) as store, tempfile.TemporaryDirectory() as checkpoints:
+    with em.connect(url) as store:
         model = MODELS[settings.model.name](train.schema, settings, store, seed=seed)
         optimizer = torch.optim.Adam(
             model.parameters(), lr=hyper.lr, weight_decay=hyper.weight_decay
         )
-        stopping = EarlyStopping(model, store, Path(checkpoints), patience=hyper.patience)
-        for epoch in range(hyper.epochs):
-            train_epoch(model, optimizer, train, epoch=epoch)
-            auc, logloss = evaluate(model, valid)
-            print(f"epoch {epoch}: valid AUC {auc:.5f}, logloss {logloss:.5f}", flush=True)
-            if stopping.should_stop(auc):
-                break
-        stopping.restore_best()
-        return evaluate(model, test)
-
-
-def train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, data: em.data.Dataset, *, epoch: int
-) -> None:
-    """Take one step a batch, of the dense parameters and of the rows."""
-    embedding = model.inputs.embedding
-    model.train()
-    for batch in em.prefetch(data.batches(epoch=epoch), embedding):
-        loss = nn.functional.binary_cross_entropy_with_logits(model(batch), batch.label)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        embedding.step()
+        loss = nn.functional.binary_cross_entropy_with_logits
+        trainer = em.Trainer(model, loss, optimizer, store=store, mode=em.Sync())
+        trainer.fit(
+            train, epochs=hyper.epochs, valid=valid, patience=hyper.patience, restore_best=True
+        )
+        return trainer.evaluate(test)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import embery as em
-from embery.data.synthetic import Synthetic, expected_auc, optimum
+from embery.data.synthetic import Synthetic, optimum
 
 
 class DeepFM(nn.Module):
@@ -60,15 +60,17 @@ def main() -> None:
     test = Synthetic(max(args.rows // 10, 20_000), batch_size=8192, offset=args.rows)
     with em.connect(args.store) as store:
         model = DeepFM(train.schema, store)
-        learn(model, train)
-        reached = auc(model, test)
-        best = optimum(test.log, train=train.rows, test=test.rows)
-        parameters = {name: value.numpy() for name, value in model.state_dict().items()}
-        manifest = store.checkpoint(args.checkpoints, state={"model": parameters})
+        loss = nn.functional.binary_cross_entropy_with_logits
+        optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+        trainer = em.Trainer(model, loss, optimizer, store=store)
+        trainer.fit(train)
+        reached = trainer.evaluate(test)
+        manifest = trainer.save(args.checkpoints)
+    best = optimum(test.log, train=train.rows, test=test.rows)
 
-    print(f"test AUC reached   {reached:.4f}")
-    print(f"learnable ceiling  {best.learnable_auc:.4f}")
-    print(f"best possible      {best.auc:.4f}")
+    print(f"test AUC reached   {reached['auc']:.4f}   logloss {reached['logloss']:.4f}")
+    print(f"learnable ceiling  {best.learnable_auc:.4f}   logloss {best.learnable_logloss:.4f}")
+    print(f"best possible      {best.auc:.4f}   logloss {best.logloss:.4f}")
     print(f"saved as {manifest}; look inside with")
     print(f"    embery inspect {args.checkpoints} user")
 
@@ -80,30 +82,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--store", help="URL of the store (default: $EMBERY_STORE, else embedded)")
     parser.add_argument("--checkpoints", default="checkpoints/quickstart", help="where to save")
     return parser.parse_args()
-
-
-def learn(model: DeepFM, data: Synthetic) -> None:
-    """Take one step a batch: dense parameters by Adam, rows by the optimizer of their table."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for batch in em.prefetch(data, model.embedding):
-        loss = nn.functional.binary_cross_entropy_with_logits(model(batch), batch.label)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        model.embedding.step()
-        if batch.index % 200 == 0:
-            print(
-                f"batch {batch.index:5} of {data.num_batches}: loss {loss.item():.4f}", flush=True
-            )
-
-
-@torch.no_grad()
-def auc(model: DeepFM, data: Synthetic) -> float:
-    """Return the AUC on rows that training has not seen; eval() inserts no rows."""
-    model.eval()
-    parts = [(model(batch), batch.label) for batch in data]
-    logits, labels = (torch.cat(part).double().numpy() for part in zip(*parts, strict=True))
-    return expected_auc(logits, labels)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from popularity import popularity_auc
 from torch import nn
 
 import embery as em
-from embery.data.synthetic import expected_auc
 
 
 def main() -> None:
@@ -38,41 +37,14 @@ def main() -> None:
             for part in ("train", "valid", "test")
         )  # fmt: skip
         model = InterestModel(store, seed=args.seed)
+        loss = nn.functional.binary_cross_entropy_with_logits
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-        for epoch in range(args.epochs):
-            train_epoch(model, optimizer, train, epoch=epoch)
-            print(f"epoch {epoch}: valid AUC {auc(model, valid):.4f}", flush=True)
-        reached = auc(model, test)
+        trainer = em.Trainer(model, loss, optimizer, store=store)
+        trainer.fit(train, epochs=args.epochs, valid=valid, restore_best=True)
+        reached = trainer.evaluate(test)["auc"]
         baseline = popularity_auc(train, test)
     print(f"test AUC of the sequence model  {reached:.4f}")
     print(f"test AUC of popularity          {baseline:.4f}")
-
-
-def train_epoch(
-    model: InterestModel,
-    optimizer: torch.optim.Optimizer,
-    data: em.data.Dataset,
-    *,
-    epoch: int,
-) -> None:
-    """Take one step a batch, of the dense parameters and of the rows."""
-    model.train()
-    for batch in em.prefetch(data.batches(epoch=epoch), [model.movies, model.profile]):
-        loss = nn.functional.binary_cross_entropy_with_logits(model(batch), batch.label)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        model.movies.step()
-        model.profile.step()
-
-
-@torch.no_grad()
-def auc(model: InterestModel, data: em.data.Dataset) -> float:
-    """Return the AUC; eval() inserts no rows, so that a user never seen reads as zeros."""
-    model.eval()
-    parts = [(model(batch), batch.label) for batch in data]
-    logits, labels = (torch.cat(part).double().numpy() for part in zip(*parts, strict=True))
-    return expected_auc(logits, labels)
 
 
 def parse_arguments() -> argparse.Namespace:
