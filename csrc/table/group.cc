@@ -11,7 +11,7 @@ namespace embery {
 namespace {
 
 // Entries of a growing index that an operation moves, beyond eight for each of its keys.
-constexpr size_t kMigratePerOperation = 4096;
+constexpr size_t kMigratePerOperation = 65536;
 constexpr size_t kPrefetchDistance = 6;
 
 uint32_t RoundingNoise(MixedKey mixed, uint32_t updates) {

@@ -9,7 +9,7 @@ namespace embery {
 namespace {
 
 constexpr double kLoadMax = 0.9;
-constexpr double kGrowth = 1.2;
+constexpr double kGrowth = 1.15;
 // Up to here a growth is done at once: it takes less time than a batch.
 constexpr size_t kMigrateAtOnce = 16384;
 
@@ -84,8 +84,8 @@ bool Index::Reserve(size_t count) {
   // A growth under way has to end before the next begins.
   Migrate(SIZE_MAX);
   Array grown;
-  // An eighth of room at least, so that deletions and insertions in turn do not rebuild each time.
-  if (!Allocate(BucketsFor(size() + std::max(count, size() / 8 + 1)), grown)) return false;
+  // A sixteenth of room at least, so that deletions and insertions in turn do not rebuild each time.
+  if (!Allocate(BucketsFor(size() + std::max(count, size() / 16 + 1)), grown)) return false;
   previous_ = std::exchange(current_, std::move(grown));
   migrated_ = 0;
   if (previous_.live <= kMigrateAtOnce) Migrate(SIZE_MAX);
