@@ -93,8 +93,8 @@ Status SlotGroup::Import(const RowView& row) {
   }
   Record record = At(handle);
   std::memcpy(record.values(), row.values, context_.layout.value_bytes);
-  std::memcpy(record.state(context_.layout), row.state,
-              context_.layout.state_floats * sizeof(float));
+  // Not memcpy: the state of an optimizer that has none may be a null pointer.
+  std::copy_n(row.state, context_.layout.state_floats, record.state(context_.layout));
   record.SetTouched(row.step, row.time_s);
   record.SetKeyAndLsn(LowOf(mixed), row.lsn);
   record.SetUpdates(row.updates);
