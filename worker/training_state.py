@@ -40,8 +40,9 @@ def to_tree(value: Any) -> Any:
 def from_tree(tree: Any) -> Any:
     """Return what `to_tree` was given; its tensors lie on the CPU."""
     if isinstance(tree, dict) and _DTYPE in tree:
-        flat = torch.from_numpy(np.array(tree["bytes"], np.uint8))
-        return flat.view(getattr(torch, tree[_DTYPE])).reshape(tree["shape"])
+        tensor = torch.empty(tree["shape"], dtype=getattr(torch, tree[_DTYPE]))
+        tensor.reshape(-1).view(torch.uint8).copy_(torch.from_numpy(tree["bytes"]))
+        return tensor
     if isinstance(tree, dict):
         return {key: from_tree(item) for key, item in tree.items()}
     if isinstance(tree, list | tuple):
