@@ -84,7 +84,7 @@ bool Index::Reserve(size_t count) {
   // A growth under way has to end before the next begins.
   Migrate(SIZE_MAX);
   Array grown;
-  // A sixteenth of room at least, so that deletions and insertions in turn do not rebuild each time.
+  // A sixteenth of room at least: deletions and insertions in turn must not rebuild each time.
   if (!Allocate(BucketsFor(size() + std::max(count, size() / 16 + 1)), grown)) return false;
   previous_ = std::exchange(current_, std::move(grown));
   migrated_ = 0;
