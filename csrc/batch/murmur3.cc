@@ -31,39 +31,58 @@ Block LoadBlock(const uint8_t* data) {
   return block;
 }
 
-uint64_t LowBytes(uint64_t word, size_t count) {
-  return count == 0 ? 0 : word & (~uint64_t{0} >> (64 - 8 * count));
+// The state of the hash: two words, of which only the first is asked for.
+struct State {
+  uint64_t h1;
+  uint64_t h2;
+};
+
+void MixBlock(State& state, Block block) {
+  state.h1 = (std::rotl(state.h1 ^ ScrambleLow(block.low), 27) + state.h2) * 5 + 0x52dce729;
+  state.h2 = (std::rotl(state.h2 ^ ScrambleHigh(block.high), 31) + state.h1) * 5 + 0x38495ab5;
 }
 
-// The last, incomplete block, padded with zeros. `readable` counts the bytes from `data` on that
-// may be read: where a whole block may be, masking it avoids a branch a byte on the length.
-Block LoadTail(const uint8_t* data, size_t length, size_t readable) {
-  if (readable >= kBlockBytes) [[likely]] {
-    const Block block = LoadBlock(data);
-    const size_t low_bytes = length < 8 ? length : 8;
-    return {LowBytes(block.low, low_bytes), LowBytes(block.high, length - low_bytes)};
+// The first `count` bytes of a word, 1 to 8.
+uint64_t FirstBytes(uint64_t word, size_t count) {
+  return word & (~uint64_t{0} >> (64 - 8 * count));
+}
+
+// Mixes the last, incomplete block, whose first 0 to 15 bytes count. The half that holds nothing is
+// zero, scrambles to zero and is left out.
+void MixTail(State& state, Block block, size_t length) {
+  if (length > 8) {
+    state.h1 ^= ScrambleLow(block.low);
+    state.h2 ^= ScrambleHigh(FirstBytes(block.high, length - 8));
+  } else if (length > 0) {
+    state.h1 ^= ScrambleLow(FirstBytes(block.low, length));
   }
-  Block block{0, 0};
-  if (length > 0) std::memcpy(&block, data, length);
-  return block;
 }
 
+uint64_t Finish(State state, size_t length) {
+  state.h1 ^= length;
+  state.h2 ^= length;
+  state.h1 += state.h2;
+  state.h2 += state.h1;
+  return Fmix64(state.h1) + Fmix64(state.h2);
+}
+
+// Of the bytes from `data` on, `length` are hashed and `readable`, which are as many or more, may
+// be read: masking a whole block is faster than copying the bytes of a part.
 inline uint64_t HashReadable(const uint8_t* data, size_t length, size_t readable, uint32_t seed) {
-  uint64_t h1 = seed;
-  uint64_t h2 = seed;
-  size_t done = 0;
-  for (; length - done >= kBlockBytes; done += kBlockBytes) {
-    const Block block = LoadBlock(data + done);
-    h1 = (std::rotl(h1 ^ ScrambleLow(block.low), 27) + h2) * 5 + 0x52dce729;
-    h2 = (std::rotl(h2 ^ ScrambleHigh(block.high), 31) + h1) * 5 + 0x38495ab5;
+  const size_t tail = length % kBlockBytes;
+  const uint8_t* const tail_begin = data + (length - tail);
+  State state{seed, seed};
+  for (; data != tail_begin; data += kBlockBytes) MixBlock(state, LoadBlock(data));
+  if (tail > 0) {
+    Block block{0, 0};
+    if (readable - (length - tail) >= kBlockBytes) [[likely]] {
+      block = LoadBlock(data);
+    } else {
+      std::memcpy(&block, data, tail);
+    }
+    MixTail(state, block, tail);
   }
-  // An absent tail is a block of zeros, which scrambles to zero and leaves the state as it is.
-  const Block tail = LoadTail(data + done, length - done, readable - done);
-  h1 ^= ScrambleLow(tail.low) ^ length;
-  h2 ^= ScrambleHigh(tail.high) ^ length;
-  h1 += h2;
-  h2 += h1;
-  return Fmix64(h1) + Fmix64(h2);
+  return Finish(state, length);
 }
 
 constexpr uint8_t kNotHex = 0xff;
@@ -108,8 +127,15 @@ Status HashStrings(const StringColumn<Offset>& column, uint32_t seed, std::span<
     if (!IsWithin(begin, end, bytes.size())) [[unlikely]]
       return BadOffset(column, i);
     const auto first = static_cast<size_t>(begin);
-    keys[i] = HashReadable(bytes.data() + first, static_cast<size_t>(end - begin),
-                           bytes.size() - first, seed);
+    const auto length = static_cast<size_t>(end - begin);
+    if (length < kBlockBytes && bytes.size() - first >= kBlockBytes) {
+      // Most strings: a whole block may be read, and no loop is needed.
+      State state{seed, seed};
+      MixTail(state, LoadBlock(bytes.data() + first), length);
+      keys[i] = Finish(state, length);
+    } else {
+      keys[i] = HashReadable(bytes.data() + first, length, bytes.size() - first, seed);
+    }
   }
   return Status::Ok();
 }
