@@ -42,7 +42,9 @@ std::vector<float> RandomValues(std::mt19937& random, size_t count) {
 
 template <typename T>
 bool SameBits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+  // An empty vector may have a null pointer, which memcmp does not take.
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
 OptimizerSpec SpecOf(size_t kind, float weight_decay) {
