@@ -136,6 +136,7 @@ class FitRun:
         options, trainer = self._options, self._trainer
         if options.resume:
             self._resume()
+        trainer.model.train()
         with ExitStack() as stack:
             self._reporter = stack.enter_context(Reporter(options.report, trainer.store))
             self._interrupts = stack.enter_context(Interrupts())
@@ -145,7 +146,8 @@ class FitRun:
             try:
                 stopped = self._run_epochs()
             except KeyboardInterrupt:
-                self._checkpoint()
+                if not self._interrupts.broke_in:
+                    self._checkpoint()
                 raise
             self._checkpoint()
             position = self._position

@@ -14,10 +14,12 @@ class Interrupts:
     """Holds back SIGINT while a step is under way.
 
     Use as a context manager, in the main thread; in any other, where Python delivers no signals, it
-    does nothing. A second Ctrl-C during a step is not held back.
+    does nothing. A second Ctrl-C during a step is not held back: it breaks into the step, which
+    `broke_in` tells, and what the step was to change is then half changed.
     """
 
     def __init__(self) -> None:
+        self.broke_in = False
         self._held_back = False
         self._holding = False
         self._previous: Any = None
@@ -51,5 +53,5 @@ class Interrupts:
         if self._holding and not self._held_back:
             self._held_back = True
             return
-        self._held_back = False
+        self.broke_in = self._holding
         raise KeyboardInterrupt

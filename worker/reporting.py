@@ -84,9 +84,11 @@ class Reporter:
         """Show the metrics after an epoch, and the rows of each table."""
         tables = self._store.stats()["tables"]
         rows = {f"rows/{name}": float(stats["rows"]) for name, stats in tables.items()}
-        self.scalars(number, {**record, **rows})
+        # "train/auc" and the like; the rest of a record says which epoch it is.
+        metrics = {name: value for name, value in record.items() if "/" in name}
+        self.scalars(number, {**metrics, **rows})
         if self._bar is not None:
-            shown = ", ".join(f"{name} {value:.4f}" for name, value in record.items())
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             self._bar.write(f"step {number}: {shown}", file=sys.stderr)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

@@ -49,13 +49,18 @@ float* Write(const py::array& array, const char* name, size_t size) {
 
 // An array over memory that `owner` keeps alive.
 template <typename T>
-py::array Borrow(const T* data, std::vector<size_t> shape, const py::handle& owner) {
-  return py::array(py::dtype::of<T>(), std::move(shape), data, owner);
+py::array Borrow(const T* data, const std::vector<size_t>& shape, const py::handle& owner) {
+  return py::array(py::dtype::of<T>(), shape, data, owner);
 }
 
+// Read-only arrays of the keys of each table, over the memory of `owner`.
 py::list KeyLists(const std::vector<std::vector<uint64_t>>& keys, const py::handle& owner) {
   py::list lists;
-  for (const auto& of_table : keys) lists.append(Borrow(of_table.data(), {of_table.size()}, owner));
+  for (const auto& of_table : keys) {
+    const py::array array = Borrow(of_table.data(), {of_table.size()}, owner);
+    py::detail::array_proxy(array.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+    lists.append(array);
+  }
   return lists;
 }
 

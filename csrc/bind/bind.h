@@ -10,7 +10,10 @@
 
 namespace embery {
 
-// Throws the Python exception that embery.errors.FROM_STATUS names for the code; nothing if OK.
+// Throws the Python exception that embery.errors.FROM_STATUS names for the code of an error.
+[[noreturn]] void Throw(const Status& status);
+
+// Throws unless the status is OK.
 void ThrowIfError(const Status& status);
 
 void BindBatch(pybind11::module_& module);

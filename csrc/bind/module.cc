@@ -4,12 +4,15 @@ namespace py = pybind11;
 
 namespace embery {
 
-void ThrowIfError(const Status& status) {
-  if (status.ok()) return;
+void Throw(const Status& status) {
   const py::object table = py::module_::import("embery.errors").attr("FROM_STATUS");
   const py::object kind = table[StatusCodeName(status.code())];
   PyErr_SetString(kind.ptr(), status.message().c_str());
   throw py::error_already_set();
+}
+
+void ThrowIfError(const Status& status) {
+  if (!status.ok()) Throw(status);
 }
 
 }  // namespace embery

@@ -32,7 +32,7 @@ std::unique_ptr<Store> MakeStore(int threads, const std::string& simd) {
 Table& GetTable(Store& store, TableId id) {
   Table* table = store.FindTable(id);
   if (table == nullptr) {
-    ThrowIfError(Status(StatusCode::kTableNotFound, "no table with id " + std::to_string(id)));
+    Throw(Status(StatusCode::kTableNotFound, "no table with id " + std::to_string(id)));
   }
   return *table;
 }

@@ -85,7 +85,8 @@ Status SlotGroup::Import(const RowView& row) {
   const MixedKey mixed = MixKey(context_.spec.salt, row.key);
   Handle handle = Find(mixed);
   if (handle == kNoHandle) {
-    if (!index_.Reserve(1) || (handle = records_.Allocate()) == kNoHandle) {
+    if (index_.Reserve(1)) handle = records_.Allocate();
+    if (handle == kNoHandle) {
       return Status::ResourceExhausted("table '" + context_.spec.name +
                                        "': no memory for the rows to restore");
     }

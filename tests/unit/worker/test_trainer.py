@@ -30,6 +30,7 @@ def assert_same(one: dict[str, Any], two: dict[str, Any]) -> None:
 
 def test_fit_learns_and_tells_its_history(make_trial: MakeTrial, make_batches: Any) -> None:
     trial = make_trial()
+    trial.model.eval()
     result = trial.trainer.fit(make_batches(60), epochs=4, valid=make_batches(10, seed=9))
     assert result.stopped == "epochs"
     assert (result.steps, result.samples, result.staleness_seen) == (240, 240 * 16, 0)
@@ -122,6 +123,19 @@ def test_ctrl_c_finishes_the_step_and_leaves_a_checkpoint_to_resume(
     assert calls == len(batches)
     assert found == expected
     assert_same(whole.snapshot(), trial.snapshot())
+
+
+def test_a_second_ctrl_c_breaks_into_the_step_and_saves_nothing(
+    make_trial: MakeTrial, batches: Batches, tmp_path: Path
+) -> None:
+    def loss(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("not reached")
+
+    with pytest.raises(KeyboardInterrupt):
+        make_trial(loss=loss).trainer.fit(batches, checkpoint=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("mode", [em.Hybrid(staleness=3), em.Async(staleness=7)])
