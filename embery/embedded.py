@@ -106,12 +106,12 @@ class EmbeddedStore(Store):
         else:
             as_out(out, f"pull({table!r}): out", key_array.size, dim)
         mode: Literal["train", "eval"] = "train" if train else "eval"
-        self._native.pull([table_id], [key_array], [out], mode, self._now_s())
+        self._native.pull([table_id], [key_array], [out], mode, self.now_s())
         return out
 
     def push(self, table: str, keys: Any, grads: Any) -> None:
         """See `Store.push`."""
-        self._apply(*self._push_arguments(table, keys, grads), self._now_s())
+        self._apply(*self._push_arguments(table, keys, grads), self.now_s())
 
     def _push_arguments(
         self, table: str, keys: Any, grads: Any
@@ -142,7 +142,7 @@ class EmbeddedStore(Store):
         mode: Literal["train", "eval"] = "train" if train else "eval"
 
         def run() -> F32:
-            self._native.pull([table_id], [key_array], [out], mode, self._now_s())
+            self._native.pull([table_id], [key_array], [out], mode, self.now_s())
             return out
 
         return self._background().submit(run)
@@ -150,7 +150,7 @@ class EmbeddedStore(Store):
     def push_async(self, table: str, keys: Any, grads: Any) -> Future[None]:
         """See `Store.push_async`; a wrong argument raises here, not in the future."""
         arguments = self._push_arguments(table, keys, grads)
-        return self._background().submit(self._apply, *arguments, self._now_s())
+        return self._background().submit(self._apply, *arguments, self.now_s())
 
     def pull_batch(
         self,
@@ -161,7 +161,7 @@ class EmbeddedStore(Store):
         mode: Literal["train", "eval"],
     ) -> None:
         """See `Store.pull_batch`."""
-        self._native.pull([self._id(t) for t in tables], keys, out, mode, self._now_s())
+        self._native.pull([self._id(t) for t in tables], keys, out, mode, self.now_s())
 
     def peek_batch(
         self,
@@ -171,11 +171,11 @@ class EmbeddedStore(Store):
         absent: Sequence[NDArray[np.uint8]],
     ) -> None:
         """See `Store.peek_batch`."""
-        self._native.peek([self._id(t) for t in tables], keys, out, absent, self._now_s())
+        self._native.peek([self._id(t) for t in tables], keys, out, absent, self.now_s())
 
     def push_batch(self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32]) -> None:
         """See `Store.push_batch`."""
-        self._apply(tables, [self._id(t) for t in tables], keys, grads, self._now_s())
+        self._apply(tables, [self._id(t) for t in tables], keys, grads, self.now_s())
 
     def deletions(self, table: str) -> int:
         """See `Store.deletions`."""
@@ -191,7 +191,8 @@ class EmbeddedStore(Store):
         with self._lock:
             self._watchers = tuple(w for w in self._watchers if w is not watcher)
 
-    def _now_s(self) -> int:
+    def now_s(self) -> int:
+        """See `Store.now_s`."""
         return int(self._clock())
 
     def _background(self) -> ThreadPoolExecutor:
@@ -229,7 +230,7 @@ class EmbeddedStore(Store):
 
     def evict(self, table: str) -> int:
         """See `Store.evict`."""
-        return self._native.evict(self._id(table), self._now_s())
+        return self._native.evict(self._id(table), self.now_s())
 
     def checkpoint(
         self,

@@ -142,6 +142,13 @@ class Store(ABC):
         """Return how many rows `table` has ever deleted; it grows when a peeked row may be gone."""
 
     @abstractmethod
+    def now_s(self) -> int:
+        """Return the time by which rows age, in seconds since 1970.
+
+        While it stands still, no row of a time-to-live comes to its end.
+        """
+
+    @abstractmethod
     def watch(self, watcher: PushWatcher) -> None:
         """Tell `watcher` of every push of this handle, from the thread that applies it."""
 

@@ -106,6 +106,7 @@ class EmbeddingModule(nn.Module):
         self.store = store
         self.features = tuple(features)
         self.gradients = GradientLog()
+        self.tables = by_name
         # Tables in the order in which the features first name them.
         self.table_names = list(dict.fromkeys(feature.table for feature in features))
         self._columns = tuple(by_name[feature.table].dim for feature in features)

@@ -3,8 +3,8 @@
 `prefetch` is exact: what the model sees, and every trace left in the store, is what the plain loop
 gives. A batch is *peeked* in a background thread, which leaves no trace. When its turn comes, in
 the forward pass, a training pull reads again what was absent then, what was pushed since, and all
-of a table that deleted rows since (docs/design/embedded.md). The idea of reading ahead what a batch
-will need is BagPipe's (Agarwal et al., SOSP 2023).
+of a table from which rows have gone since (docs/design/embedded.md). The idea of reading ahead what
+a batch will need is BagPipe's (Agarwal et al., SOSP 2023).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from embery._native import BatchPlan
 from embery.data.pipeline import in_background
 from embery.errors import InvalidArgument
 from embery.jagged import KeyedJaggedTensor
+from embery.table import TTL
 from embery.validation import require_int
 from embery.worker.batches import closing_iterator, keyed_jagged_in
 from embery.worker.embedding import EmbeddingModule, Mode, ReadAhead
@@ -166,23 +167,31 @@ class PeekReader:
         """Peek at the rows, noting the moment before."""
         plan = module.plan(kjt)
         history = self._histories[id(module.store)]
-        moment, deletions = history.now(), deletions_of(module)
+        moment, departures = history.now(), departures_of(module)
         rows = torch.empty(plan.float_count, dtype=torch.float32)
         absent = np.zeros(plan.row_count, np.uint8)
         module.store.peek_batch(
             module.table_names, plan.keys, plan.split(rows.numpy()), plan.split_flags(absent)
         )
-        return PeekedRows(module, plan, rows, absent, history, moment, deletions)
+        return PeekedRows(module, plan, rows, absent, history, moment, departures)
 
 
-def deletions_of(module: EmbeddingModule) -> list[int]:
-    """Return how many rows each table of `module` has ever deleted."""
-    return [module.store.deletions(table) for table in module.table_names]
+def departures_of(module: EmbeddingModule) -> list[tuple[int, int]]:
+    """Return, for each table of `module`, what changes whenever a row of it may have gone.
+
+    A row goes by deletion, or by the time when its time-to-live ends: from then on it reads as
+    absent, deleted or not.
+    """
+    store, now_s = module.store, module.store.now_s()
+    return [
+        (store.deletions(name), now_s if isinstance(module.tables[name].eviction, TTL) else 0)
+        for name in module.table_names
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class PeekedRows:
-    """Rows as a peek at `moment` read them, when the tables had deleted so many rows each."""
+    """Rows as a peek at `moment` read them, when `departures_of` the module was `departures`."""
 
     module: EmbeddingModule
     plan: BatchPlan
@@ -190,7 +199,7 @@ class PeekedRows:
     absent: NDArray[np.uint8]
     history: PushHistory
     moment: Moment
-    deletions: list[int]
+    departures: list[tuple[int, int]]
 
     def take(self, mode: Mode) -> Tensor:
         """Pull again what is out of date; return all rows.
@@ -198,11 +207,11 @@ class PeekedRows:
         Every table is pulled from, if only for no keys: a training pull also evicts.
         """
         module = self.module
-        deleted = [
-            now != then for now, then in zip(deletions_of(module), self.deletions, strict=True)
+        gone = [
+            now != then for now, then in zip(departures_of(module), self.departures, strict=True)
         ]
         stale = self.history.find_stale(
-            self.plan, module.table_names, self.absent, since=self.moment, distrusted=deleted
+            self.plan, module.table_names, self.absent, since=self.moment, distrusted=gone
         )
         fresh = np.empty(stale.float_count, np.float32)
         module.store.pull_batch(module.table_names, stale.keys, stale.split(fresh), mode=mode)

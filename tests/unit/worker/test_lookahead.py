@@ -170,6 +170,17 @@ def test_pushes_past_the_modules_are_seen() -> None:
     assert_same(plain, train(Loader(make_batches(5)), {}, depth=4, extra=push))
 
 
+def test_rows_whose_time_ends_between_peek_and_turn_are_new_rows() -> None:
+    def jump(number: int, _: em.Store, clock: Clock) -> None:
+        # All rows are over their time, and no sweep has deleted them yet.
+        clock.now += 1000 * (number in (10, 25))
+
+    options = {"eviction": em.TTL(seconds=500)}
+    plain = train(Loader(make_batches(7)), options, depth=None, extra=jump)
+    assert plain[1]["stats"]["u"]["evicted"] > 0
+    assert_same(plain, train(Loader(make_batches(7)), options, depth=4, extra=jump))
+
+
 def test_rows_that_a_restore_replaces_are_read_again(tmp_path: Path) -> None:
     def save_and_restore(folder: Path) -> Extra:
         def extra(number: int, store: em.Store, _: Clock) -> None:
