@@ -109,11 +109,16 @@ class StoreFixture {
   void Restore(std::span<const SavedRow> rows, std::span<const SlotGroup::State> states,
                uint32_t step) {
     table_.Clear();
+    const auto mixed = [this](const SavedRow& row) { return MixKey(table_.spec().salt, row.key); };
+    size_t rows_of[kGroupCount] = {};
+    for (const SavedRow& row : rows) ++rows_of[GroupOf(mixed(row))];
+    for (uint32_t i = 0; i < kGroupCount; ++i) {
+      CHECK_TRUE(table_.group(i).ReserveRows(rows_of[i]).ok());
+    }
     for (const SavedRow& row : rows) {
-      const MixedKey mixed = MixKey(table_.spec().salt, row.key);
-      CHECK_TRUE(table_.group(GroupOf(mixed))
-                     .Import({row.key, SlotOf(mixed), row.lsn, row.updates, row.step, row.time_s,
-                              row.values.data(), row.state.data()})
+      CHECK_TRUE(table_.group(GroupOf(mixed(row)))
+                     .Import({row.key, SlotOf(mixed(row)), row.lsn, row.updates, row.step,
+                              row.time_s, row.values.data(), row.state.data()})
                      .ok());
     }
     for (uint32_t i = 0; i < kGroupCount; ++i) table_.group(i).ImportState(states[i]);

@@ -298,6 +298,24 @@ TEST(APushToAnExpiredRowStartsFromItsFirstValue) {
   CHECK_TRUE(fixture.Pull({1}, PullMode::kEval) == Values{3});
 }
 
+// Looked up ahead of their use, a key and its record can part: here the record of an expired row is
+// given to a key that shares the low bits with a third one, which shares the tag with the first.
+TEST(ARecordThatChangesHandsWithinAPushIsNotMistaken) {
+  TableSpec spec = PlainSpec(1);
+  spec.admission = {.kind = AdmissionSpec::Kind::kMinCount, .min_count = 2};
+  spec.eviction = {.kind = EvictionSpec::Kind::kTtl, .ttl_s = 100};
+  StoreFixture fixture(spec);
+  const uint64_t expiring = UnmixKey(spec.salt, JoinMixed(9, 1000, 1));
+  const uint64_t taking = UnmixKey(spec.salt, JoinMixed(9, 0x80000000, 2));
+  const uint64_t similar = UnmixKey(spec.salt, JoinMixed(9, 1000, 2));
+  fixture.Push({expiring}, {1});
+  fixture.Push({expiring, taking}, {1, 1});
+  fixture.set_now_s(fixture.now_s() + 100);
+  fixture.Push({expiring, taking, similar}, {1, 2, 4});
+  CHECK_TRUE((fixture.Pull({expiring, taking, similar}, PullMode::kEval) == Values{0, -2, 0}));
+  CHECK_EQ(fixture.stats().rows, uint64_t{1});
+}
+
 TEST(AClockThatGoesBackExpiresNothing) {
   TableSpec spec = ConstantSpec(1, 5);
   spec.eviction = {.kind = EvictionSpec::Kind::kTtl, .ttl_s = 100};
