@@ -59,7 +59,7 @@ class PoolRows(torch.autograd.Function):
         """Log the gradient of the rows; return that of the weights."""
         step: Pass = ctx.step
         rows, weights = ctx.saved_tensors
-        grad = step.staging.to_host(grad_out).numpy()
+        grad = _with_contiguous_rows(step.staging.to_host(grad_out)).numpy()
         if ctx.needs_input_grad[0]:
             grad_rows = step.empty_rows()
             step.planner.pool_backward(step.plan, grad, grad_rows.numpy())
@@ -70,6 +70,13 @@ class PoolRows(torch.autograd.Function):
             step.planner.weights_backward(step.plan, rows.numpy(), grad, on_host.numpy())
             grad_weights = on_host.to(weights.device)
         return None, grad_weights, None
+
+
+def _with_contiguous_rows(matrix: Tensor) -> Tensor:
+    """Return `matrix`, copied unless it is a slice of a wider one, which can be read as it lies."""
+    row_stride, column_stride = matrix.stride()
+    readable = column_stride == 1 and row_stride >= matrix.shape[1]
+    return matrix if readable else matrix.contiguous()
 
 
 class GatherRows(torch.autograd.Function):
@@ -91,7 +98,7 @@ class GatherRows(torch.autograd.Function):
     def backward(ctx: Any, *grad_out: Tensor) -> tuple[None, None]:
         """Log the gradient of the rows."""
         step: Pass = ctx.step
-        grads = [step.staging.to_host(grad).numpy() for grad in grad_out]
+        grads = [step.staging.to_host(grad).contiguous().numpy() for grad in grad_out]
         grad_rows = step.empty_rows()
         step.planner.gather_backward(step.plan, grads, grad_rows.numpy())
         step.log(grad_rows)

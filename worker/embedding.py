@@ -8,7 +8,6 @@ gradient per distinct key. Shape letters: B samples, N values of a feature, D co
 from __future__ import annotations
 
 import os
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -23,10 +22,12 @@ from embery.errors import InvalidArgument
 from embery.jagged import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 from embery.store import Store
 from embery.table import Table
+from embery.validation import require_int
 from embery.worker.autograd import GatherRows, Pass, PoolRows
 from embery.worker.gradients import GradientLog, push_gradients
 from embery.worker.staging import staging_for
 
+THREADS_MAX = 1024
 POOLINGS = ("sum", "mean", "sqrtn")
 Mode = Literal["train", "eval"]
 
@@ -100,6 +101,8 @@ class EmbeddingModule(nn.Module):
     ) -> None:
         super().__init__()
         by_name = _check_definitions(tables, features)
+        threads = len(os.sched_getaffinity(0)) if threads is None else threads
+        require_int(f"{type(self).__name__}: threads", threads, low=1, high=THREADS_MAX)
         self._staging = staging_for(device)
         for table in tables:
             store.create_table(table)
@@ -113,7 +116,7 @@ class EmbeddingModule(nn.Module):
         self._planner = BatchPlanner(
             [by_name[name].dim for name in self.table_names],
             [(f.name, self.table_names.index(f.table), f.pooling) for f in features],
-            len(os.sched_getaffinity(0)) if threads is None else threads,
+            threads,
         )
         # By id of the batch; each entry keeps its batch alive, so that an id means one batch.
         self._ahead: dict[int, tuple[object, ReadAhead]] = {}
@@ -157,8 +160,9 @@ class EmbeddingModule(nn.Module):
     def step(self) -> None:
         """Push the gradients of all forward passes since the last step, and return once applied.
 
-        Each distinct key gets one optimizer step with its summed gradient. Collections that share a
-        table take one step together by `embery.worker.gradients.push_gradients`.
+        Each distinct key gets one optimizer step with its summed gradient.
+        `embery.worker.gradients.push_gradients` steps several collections as one, which matters
+        where they share a table.
 
         Raises:
             InvalidArgument: no gradient has arrived; call loss.backward() first.
@@ -186,10 +190,6 @@ class EmbeddingModule(nn.Module):
         order = self.gradients.begin_forward() if learns else 0
         step = Pass(self._planner, plan, self._staging, self.gradients, self._columns, order)
         return kjt, rows, step
-
-    @abstractmethod
-    def forward(self, batch: Any) -> Any:
-        """Return the rows of `batch`, pooled or not."""
 
     def extra_repr(self) -> str:
         """Return the features, for the module's printed form."""

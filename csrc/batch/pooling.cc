@@ -99,16 +99,15 @@ inline void AddToRow(float* grad_rows, RowIndex row, RowIndex* fresh, const floa
 }
 
 template <size_t kDim>
-void PoolFeatureBackward(const FeatureView& view, const float* grad_out, float* grad_rows,
+void PoolFeatureBackward(const FeatureView& view, PooledGradient grad_out, float* grad_rows,
                          RowIndex* fresh) {
   const size_t dim = kDim != 0 ? kDim : view.dim();
-  const size_t columns = view.plan.layout->columns;
   const RowIndex* index = view.plan.rows.data();
   const float* weights = view.weights();
   const Pooling pooling = view.pooling();
   const uint32_t* bags = view.bags();
   for (size_t b = 0; b < view.plan.samples; ++b) {
-    const float* grad = grad_out + b * columns;
+    const float* grad = grad_out.data + b * grad_out.stride + view.column();
     const float scale = ScaleOf(pooling, bags[b + 1] - bags[b]);
     for (uint32_t v = bags[b]; v < bags[b + 1]; ++v) {
       const float factor = weights != nullptr ? scale * weights[v] : scale;
@@ -165,17 +164,15 @@ void PoolForward(const BatchPlan& plan, const float* rows, float* out, ThreadPoo
   });
 }
 
-void PoolBackward(const BatchPlan& plan, const float* grad_out, float* grad_rows,
-                  ThreadPool& pool) {
+void PoolBackward(const BatchPlan& plan, PooledGradient grad, float* grad_rows, ThreadPool& pool) {
   ForEachTable(plan, pool, [&](const FeatureView& view, RowIndex* fresh) {
     WithDim(view.dim(), [&]<size_t kDim>() {
-      PoolFeatureBackward<kDim>(view, grad_out + view.column(), grad_rows + view.rows_begin(),
-                                fresh);
+      PoolFeatureBackward<kDim>(view, grad, grad_rows + view.rows_begin(), fresh);
     });
   });
 }
 
-void WeightsBackward(const BatchPlan& plan, const float* rows, const float* grad_out,
+void WeightsBackward(const BatchPlan& plan, const float* rows, PooledGradient grad_out,
                      float* grad_weights, ThreadPool& pool) {
   std::fill_n(grad_weights, plan.batch_values, 0.0f);
   pool.Run(plan.layout->features.size(), [&](size_t feature) {
@@ -184,7 +181,7 @@ void WeightsBackward(const BatchPlan& plan, const float* rows, const float* grad
     const size_t dim = view.dim();
     float* to = grad_weights + plan.batch_begin[feature];
     for (size_t b = 0; b < plan.samples; ++b) {
-      const float* grad = grad_out + b * plan.layout->columns + view.column();
+      const float* grad = grad_out.data + b * grad_out.stride + view.column();
       const float scale = ScaleOf(view.pooling(), bags[b + 1] - bags[b]);
       for (uint32_t v = bags[b]; v < bags[b + 1]; ++v) {
         to[v - bags[0]] = scale * Dot(grad, rows + view.rows_begin() + plan.rows[v] * dim, dim);

@@ -14,15 +14,22 @@
 
 namespace embery {
 
+// The gradient of the pooled vectors: (samples, columns), its rows `stride` floats apart. Autograd
+// often hands out a slice of a wider matrix, which is read where it lies.
+struct PooledGradient {
+  const float* data;
+  size_t stride;
+};
+
 // Fills `out` with the pooled vectors; a sample without values gets zeros.
 void PoolForward(const BatchPlan& plan, const float* rows, float* out, ThreadPool& pool);
 
 // Fills `grad_rows` with the gradient of each distinct row.
-void PoolBackward(const BatchPlan& plan, const float* grad_out, float* grad_rows, ThreadPool& pool);
+void PoolBackward(const BatchPlan& plan, PooledGradient grad, float* grad_rows, ThreadPool& pool);
 
 // Fills `grad_weights`, one a value of the whole batch, with the gradient of the weights; 0 for
 // values of features that the plan does not use.
-void WeightsBackward(const BatchPlan& plan, const float* rows, const float* grad_out,
+void WeightsBackward(const BatchPlan& plan, const float* rows, PooledGradient grad,
                      float* grad_weights, ThreadPool& pool);
 
 // Fills out[f] with the row of each value of feature f.

@@ -34,6 +34,9 @@ class Batch {
 
   const BatchPlan& plan() const { return *plan_; }
   size_t out_floats() const { return plan_->samples * layout_->columns; }
+  PooledGradient Dense(const std::vector<float>& grad) const {
+    return {grad.data(), layout_->columns};
+  }
 
   std::vector<float> Floats(size_t count) {
     std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
@@ -106,8 +109,8 @@ TEST(GradientOfRowsAndWeightsIsThatOfTheDefinition) {
     const std::vector<float> grad = batch.Floats(batch.out_floats());
     std::vector<float> grad_rows(rows.size(), 99.0f);
     std::vector<float> grad_weights(batch.plan().batch_values, 99.0f);
-    PoolBackward(batch.plan(), grad.data(), grad_rows.data(), pool);
-    WeightsBackward(batch.plan(), rows.data(), grad.data(), grad_weights.data(), pool);
+    PoolBackward(batch.plan(), batch.Dense(grad), grad_rows.data(), pool);
+    WeightsBackward(batch.plan(), rows.data(), batch.Dense(grad), grad_weights.data(), pool);
     std::vector<double> expected_rows(rows.size(), 0.0);
     std::vector<double> expected_weights(grad_weights.size(), 0.0);
     batch.ForEachValue([&](size_t row, size_t from, double factor, size_t dim, uint32_t v) {
@@ -119,6 +122,29 @@ TEST(GradientOfRowsAndWeightsIsThatOfTheDefinition) {
     CheckNear(grad_rows, expected_rows);
     CheckNear(grad_weights, expected_weights);
   }
+}
+
+TEST(AGradientIsReadWhereItLiesInAWiderMatrix) {
+  ThreadPool pool(2);
+  Batch batch(8, 300, /*weighted=*/true, &pool);
+  const BatchPlan& plan = batch.plan();
+  const size_t columns = plan.layout->columns;
+  const size_t stride = columns + 7;
+  const std::vector<float> wide = batch.Floats(plan.samples * stride);
+  std::vector<float> dense;
+  for (size_t b = 0; b < plan.samples; ++b) {
+    const float* row = wide.data() + b * stride + 5;
+    dense.insert(dense.end(), row, row + columns);
+  }
+  const PooledGradient slice{wide.data() + 5, stride};
+  const std::vector<float> rows = batch.Floats(plan.FloatCount());
+  std::vector<float> from_slice(rows.size() + plan.batch_values);
+  std::vector<float> from_dense(from_slice.size());
+  for (auto [grad, out] : {std::pair{slice, &from_slice}, {batch.Dense(dense), &from_dense}}) {
+    PoolBackward(plan, grad, out->data(), pool);
+    WeightsBackward(plan, rows.data(), grad, out->data() + rows.size(), pool);
+  }
+  CHECK_EQ(std::memcmp(from_slice.data(), from_dense.data(), from_dense.size() * sizeof(float)), 0);
 }
 
 TEST(SequencesGatherRowsAndScatterTheirGradients) {
@@ -165,8 +191,8 @@ TEST(BitsDoNotDependOnTheNumberOfThreads) {
     std::vector<float> all(batch.out_floats() + row_floats + batch.plan().batch_values);
     PoolForward(batch.plan(), rows.data(), all.data(), pool);
     float* grads = all.data() + batch.out_floats();
-    PoolBackward(batch.plan(), grad.data(), grads, pool);
-    WeightsBackward(batch.plan(), rows.data(), grad.data(), grads + row_floats, pool);
+    PoolBackward(batch.plan(), batch.Dense(grad), grads, pool);
+    WeightsBackward(batch.plan(), rows.data(), batch.Dense(grad), grads + row_floats, pool);
     if (first.empty()) first = all;
     REQUIRE_TRUE(all.size() == first.size());
     CHECK_EQ(std::memcmp(all.data(), first.data(), all.size() * sizeof(float)), 0);
@@ -190,10 +216,10 @@ TEST(DuplicatesAreSummedInOrderOfAppearance) {
   const float tiny = std::ldexp(1.0f, -24);
   const std::vector<float> grad = {1.0f, tiny, tiny, tiny};  // (sample, feature)
   float grad_row = 0.0f;
-  PoolBackward(*plan.value(), grad.data(), &grad_row, pool);
+  PoolBackward(*plan.value(), {grad.data(), 2}, &grad_row, pool);
   CHECK_EQ(grad_row, 1.0f);
   const std::vector<float> reversed = {tiny, tiny, tiny, 1.0f};
-  PoolBackward(*plan.value(), reversed.data(), &grad_row, pool);
+  PoolBackward(*plan.value(), {reversed.data(), 2}, &grad_row, pool);
   CHECK_TRUE(grad_row > 1.0f);
 }
 

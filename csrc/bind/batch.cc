@@ -163,7 +163,7 @@ class BatchPlanner {
   }
 
   void PoolGradient(const Plan& plan, const py::array& grad, const py::array& grad_rows) {
-    const float* from = Read<float>(grad, "grad", PooledSize(plan));
+    const PooledGradient from = ReadPooled(plan, grad);
     float* to = Write(grad_rows, "grad_rows", plan.plan->FloatCount());
     const py::gil_scoped_release release;
     PoolBackward(*plan.plan, from, to, pool_);
@@ -172,7 +172,7 @@ class BatchPlanner {
   void WeightsGradient(const Plan& plan, const py::array& rows, const py::array& grad,
                        const py::array& grad_weights) {
     const float* read = Read<float>(rows, "rows", plan.plan->FloatCount());
-    const float* from = Read<float>(grad, "grad", PooledSize(plan));
+    const PooledGradient from = ReadPooled(plan, grad);
     float* to = Write(grad_weights, "grad_weights", plan.plan->batch_values);
     const py::gil_scoped_release release;
     WeightsBackward(*plan.plan, read, from, to, pool_);
@@ -198,6 +198,26 @@ class BatchPlanner {
 
  private:
   size_t PooledSize(const Plan& plan) const { return plan.plan->samples * layout_->columns; }
+
+  // The gradient of pooled vectors: the columns of a row lie side by side, the rows may lie apart.
+  PooledGradient ReadPooled(const Plan& plan, const py::array& grad) const {
+    constexpr auto kFloatBytes = static_cast<py::ssize_t>(sizeof(float));
+    const auto samples = static_cast<py::ssize_t>(plan.plan->samples);
+    const auto columns = static_cast<py::ssize_t>(layout_->columns);
+    const bool fits = py::isinstance<py::array_t<float>>(grad) && grad.ndim() == 2 &&
+                      grad.shape(0) == samples && grad.shape(1) == columns &&
+                      (samples == 0 || (grad.strides(1) == kFloatBytes &&
+                                        grad.strides(0) >= columns * kFloatBytes &&
+                                        grad.strides(0) % kFloatBytes == 0));
+    if (!fits) {
+      ThrowIfError(Status::InvalidArgument(
+          "grad must be float32 of shape (" + std::to_string(samples) + ", " +
+          std::to_string(columns) + ") with contiguous rows, got shape " +
+          py::str(grad.attr("shape")).cast<std::string>()));
+    }
+    const py::ssize_t stride = samples == 0 ? columns : grad.strides(0) / kFloatBytes;
+    return {static_cast<const float*>(grad.data()), static_cast<size_t>(stride)};
+  }
 
   void RequireFit(const BatchView& batch) const {
     if (batch.positions.size() != layout_->features.size()) {

@@ -237,6 +237,33 @@ def test_batches_without_values_or_samples_pass_through(store: em.Store) -> None
     assert store.stats()["tables"]["item"]["rows"] == 0
 
 
+@pytest.mark.parametrize("layout", ["sum", "slice", "transposed", "one_sample"])
+def test_gradients_are_the_same_however_autograd_lays_them_out(
+    store: em.Store, layout: str
+) -> None:
+    emb = bags(store, em.Feature("a", table="item"), em.Feature("b", table="item"))
+    batch = kjt(
+        {"a": [[1]], "b": [[2]]} if layout == "one_sample" else {"a": [[1], [2]], "b": [[2], [3]]}
+    )
+    pooled = emb(batch).values()
+    scale = torch.arange(pooled.numel(), dtype=torch.float32).view_as(pooled)
+    first = rows_of(store, [1, 2, 3])
+    if layout == "sum":  # A gradient expanded from one number.
+        scale = torch.ones_like(pooled)
+        pooled.sum().backward()
+    elif layout == "transposed":
+        pooled.t().backward(scale.t().contiguous())
+    else:  # A slice of the gradient of a wider matrix.
+        wide = torch.cat([torch.zeros(len(pooled), 3), pooled], 1)
+        wide.backward(torch.cat([torch.ones(len(pooled), 3), scale], 1))
+    emb.step()
+    grad = torch.zeros(4, DIM)
+    for feature, keys in enumerate(batch.values().view(2, -1).tolist()):
+        for sample, key in enumerate(keys):
+            grad[key] += scale[sample, feature * DIM : (feature + 1) * DIM]
+    torch.testing.assert_close(first - rows_of(store, [1, 2, 3]), grad[1:], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("key", [0, -1, 2**63 - 1, -(2**63)])
 def test_every_key_is_legal(store: em.Store, key: int) -> None:
     emb = bags(store, em.Feature("a", table="item"))
@@ -325,6 +352,7 @@ def test_a_batch_that_does_not_fit_is_refused(store: em.Store, batch: object, me
         ({"features": [em.Feature("a", table="item")] * 2}, "distinct names"),
         ({"features": []}, "at least one"),
         ({"tables": [table(), table()]}, "tables must have distinct names"),
+        ({"threads": 0}, "EmbeddingBagCollection: threads must lie in"),
         ({"device": "meta"}, "device must be 'cpu' or 'cuda'"),
     ],
 )
