@@ -35,9 +35,10 @@ class PushHistory:
 
     def __init__(self) -> None:
         self._recent = RecentPushes(_STAMPS_LOG2)
+        # A cache: threads that fill an entry at once fill in the same value.
+        self._salts: dict[str, int] = {}
         self._lock = threading.Lock()
         # Guarded by _lock.
-        self._salts: dict[str, int] = {}
         self._begun = 0
         self._unfinished: set[int] = set()
         self._restores = 0
