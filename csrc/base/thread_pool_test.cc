@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <initializer_list>
 #include <numeric>
 #include <set>
 
@@ -22,7 +23,8 @@ TEST(EachTaskRunsExactlyOnce) {
   for (const int threads : {1, 2, 3, 8}) {
     ThreadPool pool(threads);
     CHECK_EQ(pool.threads(), threads);
-    for (const size_t count : {0, 1, 2, 3, 7, 64, 1000}) CHECK_TRUE(RunsEachOnce(pool, count));
+    for (const size_t count : std::initializer_list<size_t>{0, 1, 2, 3, 7, 64, 1000})
+      CHECK_TRUE(RunsEachOnce(pool, count));
   }
 }
 

@@ -1,5 +1,6 @@
 #include "batch/distinct.h"
 
+#include <initializer_list>
 #include <random>
 #include <unordered_map>
 
@@ -68,7 +69,7 @@ TEST(SeveralAddsAreOneSet) {
 TEST(AgreesWithANaiveMapOnSetsOfManySizes) {
   std::mt19937_64 random(11);
   DistinctFinder finder;
-  for (size_t size : {1, 15, 16, 17, 100, 5000, 33, 100000, 64}) {
+  for (size_t size : std::initializer_list<size_t>{1, 15, 16, 17, 100, 5000, 33, 100000, 64}) {
     for (uint64_t range : {uint64_t{2}, uint64_t{size} + 1, ~uint64_t{0}}) {
       std::vector<uint64_t> keys(size);
       for (uint64_t& key : keys) key = random() % range;

@@ -1,6 +1,7 @@
 // The narrow storage types of the kernels against references by arithmetic in double.
 #include <cmath>
 #include <cstring>
+#include <initializer_list>
 #include <random>
 
 #include "base/testing.h"
@@ -214,7 +215,7 @@ std::vector<float> NormalRow(std::mt19937& random, size_t dim, float size) {
 
 TEST(Int8RowsAreWithinHalfAQuantumOfTheirValues) {
   std::mt19937 random(3);
-  for (const size_t dim : {1, 2, 3, 4, 5, 16, 31, 33, 100, 4096}) {
+  for (const size_t dim : std::initializer_list<size_t>{1, 2, 3, 4, 5, 16, 31, 33, 100, 4096}) {
     for (const float size : {1e-20f, 0.01f, 1.0f, 1e30f}) {
       const std::vector<float> values = NormalRow(random, dim, size);
       const Quantized row = Quantize(values);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 
 #include "base/testing.h"
 
@@ -72,7 +73,7 @@ TEST(CandidatesAreSavedInOrderAndRestored) {
     CHECK_EQ(candidate.last_operation, key % 3 == 0 ? 200 : key + 1);
     restored.Import(candidate);
   }
-  for (uint64_t operation : {301, 302}) {
+  for (uint64_t operation : std::initializer_list<uint64_t>{301, 302}) {
     for (uint64_t key = 0; key < 100; ++key) {
       CHECK_EQ(See(restored, key, Sighting::kPull, operation),
                See(admission, key, Sighting::kPull, operation));

@@ -1,6 +1,7 @@
 // The index against std::unordered_map, under kind and unkind tags.
 #include "table/index.h"
 
+#include <initializer_list>
 #include <limits>
 #include <random>
 #include <unordered_map>
@@ -153,7 +154,7 @@ void LiveAndDie(const Pattern& pattern, size_t keys, size_t pace, Random& random
 TEST(AgreesWithANaiveMapUnderAnyTags) {
   Random random(1);
   for (const Pattern& pattern : kPatterns) {
-    for (const size_t keys : {1, 7, 8, 9, 100, 1000, 50000}) {
+    for (const size_t keys : std::initializer_list<size_t>{1, 7, 8, 9, 100, 1000, 50000}) {
       if (keys > pattern.keys_max) continue;
       const int failures = testing::Failures().load();
       LiveAndDie(pattern, keys, keys % 2 == 0 ? 3 : 0, random);
@@ -184,7 +185,7 @@ TEST(AClearedIndexIsEmpty) {
 
 TEST(RoomThatWasReservedIsThere) {
   Random random(2);
-  for (const size_t count : {1, 5, 100, 3000, 40000}) {
+  for (const size_t count : std::initializer_list<size_t>{1, 5, 100, 3000, 40000}) {
     CheckedIndex checked(0.7);
     for (int i = 0; i < 20; ++i) checked.Insert(random());
     CHECK_TRUE(checked.index().Reserve(count));
@@ -212,7 +213,7 @@ TEST(SearchesEndInAFullIndex) {
 // number of replacements.
 TEST(ReplacingKeysForLongKeepsTheSize) {
   Random random(4);
-  for (const size_t keys : {8, 1000}) {
+  for (const size_t keys : std::initializer_list<size_t>{8, 1000}) {
     CheckedIndex checked(0.5);
     for (size_t i = 0; i < keys; ++i) checked.Insert(random());
     const size_t bytes = checked.index().bytes();

@@ -1,6 +1,7 @@
 #include "table/partition.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <random>
 #include <thread>
 
@@ -46,7 +47,8 @@ void CheckPartition(const Partition& partition, const std::vector<uint64_t>& key
 
 TEST(KeysAreSortedByGroupInTheOrderOfTheBatch) {
   Partition partition;
-  for (const size_t count : {0, 1, 2, 63, 16383, 16384, 16385, 60000, 5, 0}) {
+  for (const size_t count :
+       std::initializer_list<size_t>{0, 1, 2, 63, 16383, 16384, 16385, 60000, 5, 0}) {
     const std::vector<uint64_t> keys = RandomKeys(count, count);
     Run(partition, keys);
     CheckPartition(partition, keys);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <numeric>
 #include <random>
 
@@ -232,7 +233,8 @@ TEST(LruKeepsTheRowsThatWereTouchedLast) {
   TableSpec spec = PlainSpec(1);
   spec.eviction = {.kind = EvictionSpec::Kind::kLru, .rows_max = 3};
   StoreFixture fixture(spec);
-  for (const uint64_t key : {1, 2, 3, 1, 4}) fixture.Push({key}, {1});
+  for (const uint64_t key : std::initializer_list<uint64_t>{1, 2, 3, 1, 4})
+    fixture.Push({key}, {1});
   Values out(4, 7);
   CHECK_TRUE((fixture.Peek({1, 2, 3, 4}, out) == std::vector<uint8_t>{0, 1, 0, 0}));
   CHECK_EQ(fixture.stats().counters.evicted, uint64_t{1});
@@ -246,7 +248,8 @@ TEST(LfuKeepsTheRowsThatWereUpdatedMostAndThoseOfTheStepUnderWay) {
   TableSpec spec = PlainSpec(1);
   spec.eviction = {.kind = EvictionSpec::Kind::kLfu, .rows_max = 3};
   StoreFixture fixture(spec);
-  for (const uint64_t key : {1, 1, 1, 2, 2, 3, 4}) fixture.Push({key}, {1});
+  for (const uint64_t key : std::initializer_list<uint64_t>{1, 1, 1, 2, 2, 3, 4})
+    fixture.Push({key}, {1});
   Values out(4, 7);
   CHECK_TRUE((fixture.Peek({1, 2, 3, 4}, out) == std::vector<uint8_t>{0, 0, 1, 0}));
 }
