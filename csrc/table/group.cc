@@ -34,25 +34,26 @@ Handle SlotGroup::Find(MixedKey mixed) const {
   return index_.Find(TagOf(mixed), [&](Handle handle) { return IsKey(handle, mixed); });
 }
 
-// A pipeline: far ahead of its use a key's bucket is fetched, nearer its record, by a guess.
 template <typename Use>
 void SlotGroup::FindAll(const MixedKey* keys, size_t count, size_t record_bytes, Use use) const {
-  Handle guesses[kAhead];
+  // Twice as many: the record of a later key is fetched before that of an earlier one is used.
+  Handle guesses[2 * kAhead];
   const uint64_t deleted = counters_.deleted;
-  const auto fetch_record = [&](size_t i) REQUIRES(mutex_) {
-    guesses[i % kAhead] = index_.Guess(TagOf(keys[i]));
-    PrefetchRecord(guesses[i % kAhead], record_bytes);
-  };
-  for (size_t i = 0; i < std::min(count, 2 * kAhead); ++i) index_.Prefetch(TagOf(keys[i]));
-  for (size_t i = 0; i < std::min(count, kAhead); ++i) fetch_record(i);
-  for (size_t i = 0; i < count; ++i) {
-    const Handle guess = guesses[i % kAhead];
-    if (i + 2 * kAhead < count) index_.Prefetch(TagOf(keys[i + 2 * kAhead]));
-    if (i + kAhead < count) fetch_record(i + kAhead);
-    // A deletion by `use` may have given the guessed record to another key.
-    const bool right = guess != kNoHandle && IsKey(guess, keys[i]) && counters_.deleted == deleted;
-    use(i, right ? guess : Find(keys[i]));
-  }
+  RunPipeline(
+      count, [&](size_t i) { index_.Prefetch(TagOf(keys[i])); },
+      [&](size_t i) { index_.PrefetchOverflow(TagOf(keys[i])); },
+      [&](size_t i) {
+        const Handle guess = index_.Guess(TagOf(keys[i]));
+        guesses[i % (2 * kAhead)] = guess;
+        PrefetchRecord(guess, record_bytes);
+      },
+      [&](size_t i) {
+        const Handle guess = guesses[i % (2 * kAhead)];
+        // A deletion by `use` may have given the guessed record to another key.
+        const bool right =
+            guess != kNoHandle && IsKey(guess, keys[i]) && counters_.deleted == deleted;
+        use(i, right ? guess : Find(keys[i]));
+      });
 }
 
 // ---- pull ---------------------------------------------------------------------------------------

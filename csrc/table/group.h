@@ -24,6 +24,7 @@
 #include "optim/kernels.h"
 #include "table/admission.h"
 #include "table/index.h"
+#include "table/pipeline.h"
 #include "table/record.h"
 #include "table/record_pool.h"
 #include "table/spec.h"
@@ -116,10 +117,14 @@ class SlotGroup {
 
   SharedMutex& mutex() RETURN_CAPABILITY(mutex_) { return mutex_; }
 
-  // The steps of a read: fetch the key's bucket; guess its record and fetch that; return its
-  // values, or null if there is no such row, or only an expired one.
+  // The steps of a read: fetch the key's bucket, and the next where it may have overflowed; guess
+  // its record and fetch that; return its values, or null if there is no such row, or an expired
+  // one.
   void PrefetchBucket(MixedKey mixed) const REQUIRES_SHARED(mutex_) {
     index_.Prefetch(TagOf(mixed));
+  }
+  void PrefetchOverflow(MixedKey mixed) const REQUIRES_SHARED(mutex_) {
+    index_.PrefetchOverflow(TagOf(mixed));
   }
   Handle GuessAndPrefetch(MixedKey mixed) const REQUIRES_SHARED(mutex_) {
     const Handle guess = index_.Guess(TagOf(mixed));
@@ -192,8 +197,6 @@ class SlotGroup {
   Totals totals() EXCLUDES(mutex_);
 
  private:
-  static constexpr size_t kAhead = 16;  // Keys between fetching a record and using it.
-
   Record At(Handle handle) const { return Record(records_.At(handle)); }
   bool IsKey(Handle handle, MixedKey mixed) const { return At(handle).low() == LowOf(mixed); }
   bool IsExpired(Record record, uint32_t now_s) const {

@@ -66,16 +66,19 @@ class Index {
     if (current_.count != 0) __builtin_prefetch(&current_.At(current_.HomeOf(tag)));
   }
 
-  // The handle of the first entry with this tag in its home bucket, or kNoHandle: a guess that is
-  // nearly always right, made without looking at the record.
+  // Fetches the bucket behind the home bucket if the tag may have been turned away there.
+  void PrefetchOverflow(uint32_t tag) const {
+    if (current_.count == 0) return;
+    const uint64_t home = current_.HomeOf(tag);
+    const Bucket& bucket = current_.At(home);
+    if ((MatchMask(bucket.tags, tag) | MatchMask(bucket.handles, kNoHandle)) != 0) return;
+    __builtin_prefetch(&current_.At(current_.After(home)));
+  }
+
+  // The handle of the first entry with this tag, or kNoHandle: a guess that is nearly always right,
+  // made without looking at a record.
   Handle Guess(uint32_t tag) const {
-    if (current_.count == 0) return kNoHandle;
-    const Bucket& bucket = current_.At(current_.HomeOf(tag));
-    for (uint32_t match = MatchMask(bucket.tags, tag); match != 0; match &= match - 1) {
-      const Handle handle = bucket.handles[__builtin_ctz(match)];
-      if (IsLive(handle)) return handle;
-    }
-    return kNoHandle;
+    return FindIn(current_, tag, [](Handle) { return true; });
   }
 
   // Returns the handle for which `is_key(handle)` among the entries with this tag, or kNoHandle.

@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <bit>
 
+#include "table/pipeline.h"
+
 namespace embery {
 namespace {
 
-constexpr size_t kAhead = 32;  // Keys between fetching a record and reading it.
 constexpr size_t kBlock = 32;  // Rows that are copied out together.
 
 // The shared locks of the groups whose bits are set. Taken in ascending order: see SharedMutex.
@@ -74,30 +75,27 @@ void ReadRows(Table& table, const ReadRange& range, PullMode mode, uint32_t now_
   RowWriter writer(table, range.out);
   const GroupsReaderLock lock(table, groups);
 
-  // A pipeline: far ahead of its use a key's bucket is fetched, nearer its record, by a guess.
-  Handle guesses[kAhead];
-  const auto fetch_bucket = [&](size_t i) NO_THREAD_SAFETY_ANALYSIS {
-    table.group(GroupOf(mixed[i])).PrefetchBucket(mixed[i]);
-  };
-  const auto fetch_record = [&](size_t i) NO_THREAD_SAFETY_ANALYSIS {
-    guesses[i % kAhead] = table.group(GroupOf(mixed[i])).GuessAndPrefetch(mixed[i]);
-  };
-  for (size_t i = 0; i < std::min(count, 2 * kAhead); ++i) fetch_bucket(i);
-  for (size_t i = 0; i < std::min(count, kAhead); ++i) fetch_record(i);
-  for (size_t i = 0; i < count; ++i) {
-    const Handle guess = guesses[i % kAhead];
-    if (i + 2 * kAhead < count) fetch_bucket(i + 2 * kAhead);
-    if (i + kAhead < count) fetch_record(i + kAhead);
-    const size_t position = range.begin + i;
-    const std::byte* values = table.group(GroupOf(mixed[i])).ValuesOf(mixed[i], guess, now_s);
-    if (values != nullptr || mode == PullMode::kEval) {
-      writer.Add(values, position);
-    } else if (mode == PullMode::kPeek) {
-      range.absent[position] = 1;
-    } else {
-      scratch.missing.push_back(static_cast<uint32_t>(position));
-    }
-  }
+  // Twice as many: the record of a later key is fetched before that of an earlier one is used.
+  Handle guesses[2 * kAhead];
+  const auto group_of = [&](size_t i) -> SlotGroup& { return table.group(GroupOf(mixed[i])); };
+  RunPipeline(
+      count, [&](size_t i) NO_THREAD_SAFETY_ANALYSIS { group_of(i).PrefetchBucket(mixed[i]); },
+      [&](size_t i) NO_THREAD_SAFETY_ANALYSIS { group_of(i).PrefetchOverflow(mixed[i]); },
+      [&](size_t i) NO_THREAD_SAFETY_ANALYSIS {
+        guesses[i % (2 * kAhead)] = group_of(i).GuessAndPrefetch(mixed[i]);
+      },
+      [&](size_t i) NO_THREAD_SAFETY_ANALYSIS {
+        const size_t position = range.begin + i;
+        const Handle guess = guesses[i % (2 * kAhead)];
+        const std::byte* values = group_of(i).ValuesOf(mixed[i], guess, now_s);
+        if (values != nullptr || mode == PullMode::kEval) {
+          writer.Add(values, position);
+        } else if (mode == PullMode::kPeek) {
+          range.absent[position] = 1;
+        } else {
+          scratch.missing.push_back(static_cast<uint32_t>(position));
+        }
+      });
   writer.Flush();
 }
 

@@ -9,6 +9,7 @@ namespace {
 // end.
 constexpr size_t kSlabBytesMin = size_t{256} << 10;
 constexpr size_t kSlabBytesMax = size_t{64} << 20;
+constexpr size_t kSmallPagesBytesMax = size_t{1} << 20;
 // Blocks are small enough that 64 half-empty ones do not matter.
 constexpr size_t kBlockBytesMax = size_t{64} << 10;
 
@@ -17,12 +18,13 @@ constexpr size_t kBlockBytesMax = size_t{64} << 10;
 std::byte* SlabAllocator::Allocate(size_t bytes) {
   MutexLock lock(mutex_);
   if (slabs_.empty() || used_in_last_ + bytes > slabs_.back().bytes()) {
-    const size_t wanted =
-        std::max(bytes, std::clamp(total_bytes_ / 4, kSlabBytesMin, kSlabBytesMax));
-    // Whole huge pages, once they are in use at all: a rest would lie on small ones.
-    Region slab = Region::Allocate(wanted < kHugePageBytes ? wanted
-                                                           : (wanted + kHugePageBytes - 1) /
-                                                                 kHugePageBytes * kHugePageBytes);
+    size_t wanted = std::max(bytes, std::clamp(total_bytes_ / 4, kSlabBytesMin, kSlabBytesMax));
+    // Whole huge pages as soon as the table has a share of one to fill: on small pages a random
+    // access also waits for the translation of its address.
+    if (total_bytes_ + wanted > kSmallPagesBytesMax) {
+      wanted = (wanted + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
+    }
+    Region slab = Region::Allocate(wanted);
     if (!slab) return nullptr;
     total_bytes_ += slab.bytes();
     used_in_last_ = 0;

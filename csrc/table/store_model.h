@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <unordered_map>
 #include <vector>
 
@@ -192,7 +193,7 @@ class StoreModel {
   }
 
   void PushOne(uint64_t key, const Values& grad) {
-    if (!std::all_of(grad.begin(), grad.end(), [](float g) { return g - g == 0; })) {
+    if (!std::all_of(grad.begin(), grad.end(), [](float g) { return std::isfinite(g); })) {
       ++counters_.non_finite;
       return;
     }
