@@ -6,10 +6,11 @@
 #include <cstddef>
 #include <utility>
 
+#include "base/prefetch.h"
+
 namespace embery {
 
 inline constexpr size_t kHugePageBytes = size_t{2} << 20;
-inline constexpr size_t kCacheLineBytes = 64;
 
 class Region {
  public:

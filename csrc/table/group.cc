@@ -27,7 +27,7 @@ SlotGroup::SlotGroup(TableContext& context, uint32_t number)
     : context_(context),
       number_(number),
       index_(context.index_segments, static_cast<double>(number) / kGroupCount),
-      records_(context.slabs, context.layout.stride),
+      records_(context.slabs),
       admission_(context.spec.admission) {}
 
 Handle SlotGroup::Find(MixedKey mixed) const {

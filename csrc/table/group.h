@@ -20,6 +20,7 @@
 
 #include "base/buffer.h"
 #include "base/mutex.h"
+#include "base/prefetch.h"
 #include "base/status.h"
 #include "optim/kernels.h"
 #include "table/admission.h"
@@ -36,12 +37,13 @@ struct TableContext {
   TableContext(const TableSpec& spec_in, const Kernels& kernels_in)
       : spec(spec_in),
         layout(spec.value_type, spec.optimizer.kind, spec.dim),
-        kernels(kernels_in) {}
+        kernels(kernels_in),
+        slabs(layout.stride) {}
 
   const TableSpec spec;
   const RecordLayout layout;
   const Kernels& kernels;
-  SlabAllocator slabs;
+  RecordSlabs slabs;
   SegmentPool index_segments;
 };
 
@@ -82,14 +84,6 @@ struct RowView {
   const std::byte* values;
   const float* state;
 };
-
-inline void PrefetchBytes(const void* start, size_t bytes) {
-  const auto* line = static_cast<const std::byte*>(start);
-  for (size_t offset = 0; offset < bytes; offset += kCacheLineBytes) {
-    __builtin_prefetch(line + offset);
-  }
-  __builtin_prefetch(line + bytes - 1);
-}
 
 // Where a row stands in the order of eviction; the smallest go first.
 struct Rank {

@@ -10,22 +10,38 @@ namespace {
 
 constexpr double kLoadMax = 0.9;
 constexpr double kGrowth = 1.15;
+// The first slabs of segments are small, as small tables are.
+constexpr size_t kSlabBytesMin = size_t{256} << 10;
 // Up to here a growth is done at once: it takes less time than a batch.
 constexpr size_t kMigrateAtOnce = 16384;
 
 }  // namespace
 
 std::byte* SegmentPool::Take() {
-  {
-    MutexLock lock(mutex_);
-    if (!free_.empty()) {
-      std::byte* segment = free_.back();
-      free_.pop_back();
-      std::memset(segment, 0, Index::kSegmentBytes);
-      return segment;
-    }
+  MutexLock lock(mutex_);
+  if (free_.empty()) return Cut();
+  std::byte* segment = free_.back();
+  free_.pop_back();
+  std::memset(segment, 0, Index::kSegmentBytes);
+  return segment;
+}
+
+std::byte* SegmentPool::Cut() {
+  if (slabs_.empty() || used_in_last_ + Index::kSegmentBytes > slabs_.back().bytes()) {
+    // A quarter of what there is, but whole huge pages as soon as there is a share of one to fill:
+    // on small pages a random access also waits for the translation of its address.
+    const size_t bytes = total_bytes_ < kSlabBytesMin * 4 ? kSlabBytesMin
+                                                          : (total_bytes_ / 4 + kHugePageBytes) /
+                                                                kHugePageBytes * kHugePageBytes;
+    Region slab = Region::Allocate(bytes);
+    if (!slab) return nullptr;
+    total_bytes_ += slab.bytes();
+    used_in_last_ = 0;
+    slabs_.push_back(std::move(slab));
   }
-  return slabs_.Allocate(Index::kSegmentBytes);
+  std::byte* segment = slabs_.back().data() + used_in_last_;
+  used_in_last_ += Index::kSegmentBytes;
+  return segment;
 }
 
 void SegmentPool::Return(std::byte* segment) {

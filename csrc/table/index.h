@@ -24,6 +24,7 @@
 
 #include "base/memory.h"
 #include "base/mutex.h"
+#include "base/prefetch.h"
 #include "table/record_pool.h"
 
 #if defined(__SSE2__)
@@ -35,13 +36,17 @@ namespace embery {
 // Segments of index arrays, for all groups of a table.
 class SegmentPool {
  public:
-  // Zeroed memory, aligned to a cache line; null if the system has none left.
+  // Zeroed memory of one segment, aligned to a cache line; null if the system has none left.
   std::byte* Take() EXCLUDES(mutex_);
   void Return(std::byte* segment) EXCLUDES(mutex_);
 
  private:
-  SlabAllocator slabs_;
+  std::byte* Cut() REQUIRES(mutex_);
+
   Mutex mutex_;
+  std::vector<Region> slabs_ GUARDED_BY(mutex_);
+  size_t used_in_last_ GUARDED_BY(mutex_) = 0;
+  size_t total_bytes_ GUARDED_BY(mutex_) = 0;
   std::vector<std::byte*> free_ GUARDED_BY(mutex_);
 };
 
@@ -63,7 +68,7 @@ class Index {
   Index(SegmentPool& segments, double stagger) : segments_(&segments), stagger_(stagger) {}
 
   void Prefetch(uint32_t tag) const {
-    if (current_.count != 0) __builtin_prefetch(&current_.At(current_.HomeOf(tag)));
+    if (current_.count != 0) PrefetchLine(&current_.At(current_.HomeOf(tag)));
   }
 
   // Fetches the bucket behind the home bucket if the tag may have been turned away there.
@@ -72,7 +77,7 @@ class Index {
     const uint64_t home = current_.HomeOf(tag);
     const Bucket& bucket = current_.At(home);
     if ((MatchMask(bucket.tags, tag) | MatchMask(bucket.handles, kNoHandle)) != 0) return;
-    __builtin_prefetch(&current_.At(current_.After(home)));
+    PrefetchLine(&current_.At(current_.After(home)));
   }
 
   // The handle of the first entry with this tag, or kNoHandle: a guess that is nearly always right,

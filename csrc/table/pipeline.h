@@ -9,7 +9,7 @@
 namespace embery {
 
 // Keys between one stage of a lookup and the next: memory takes about that long to come.
-inline constexpr size_t kAhead = 16;
+inline constexpr size_t kAhead = 8;
 
 // Calls, for every i in [0, count) in ascending order, fetch_bucket(i), fetch_overflow(i),
 // fetch_record(i) and use(i), each kAhead keys after the one before.

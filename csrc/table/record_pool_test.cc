@@ -27,8 +27,8 @@ bool IsMarked(const RecordPool& pool, Handle handle, size_t record_bytes) {
 TEST(RecordsDoNotOverlapNorMove) {
   for (const size_t record_bytes : {size_t{24}, size_t{84}, size_t{2048}, size_t{32764},
                                     size_t{32772}, size_t{65540}, LargestRecordBytes()}) {
-    SlabAllocator slabs;
-    RecordPool pool(slabs, record_bytes);
+    RecordSlabs slabs(record_bytes);
+    RecordPool pool(slabs);
     std::vector<std::byte*> addresses;
     const Handle count = record_bytes > 10000 ? 50 : 3000;
     std::set<Handle> handles;
@@ -49,8 +49,8 @@ TEST(RecordsDoNotOverlapNorMove) {
 }
 
 TEST(FreedRecordsAreUsedBeforeNewMemory) {
-  SlabAllocator slabs;
-  RecordPool pool(slabs, 84);
+  RecordSlabs slabs(84);
+  RecordPool pool(slabs);
   std::set<Handle> freed;
   std::vector<Handle> handles;
   for (int i = 0; i < 10000; ++i) handles.push_back(pool.Allocate());
@@ -67,29 +67,33 @@ TEST(PoolsOfOneAllocatorDoNotOverlap) {
   constexpr size_t kRecordBytes = 132;
   constexpr size_t kThreads = 4;
   constexpr size_t kRecords = 5000;
-  SlabAllocator slabs;
-  std::vector<RecordPool> pools(kThreads, RecordPool(slabs, kRecordBytes));
+  RecordSlabs slabs(kRecordBytes);
+  std::vector<RecordPool> pools(kThreads, RecordPool(slabs));
+  std::vector<std::vector<Handle>> handles(kThreads);
   std::vector<std::thread> threads;
-  for (RecordPool& pool : pools) {
-    threads.emplace_back([&pool] {
+  for (size_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&pool = pools[t], &of_thread = handles[t]] {
       for (size_t i = 0; i < kRecords; ++i) {
         const Handle handle = pool.Allocate();
         std::memset(pool.At(handle), Mark(handle), kRecordBytes);
+        of_thread.push_back(handle);
       }
     });
   }
   for (std::thread& thread : threads) thread.join();
-  for (const RecordPool& pool : pools) {
-    for (Handle handle = 1; handle <= kRecords; ++handle) {
-      CHECK_TRUE(IsMarked(pool, handle, kRecordBytes));
+  std::set<Handle> all;
+  for (size_t t = 0; t < kThreads; ++t) {
+    for (const Handle handle : handles[t]) {
+      CHECK_TRUE(all.insert(handle).second);
+      CHECK_TRUE(IsMarked(pools[t], handle, kRecordBytes));
     }
   }
 }
 
 TEST(APoolTakesLittleMoreThanItsRecords) {
   constexpr size_t kRecordBytes = 84;
-  SlabAllocator slabs;
-  RecordPool pool(slabs, kRecordBytes);
+  RecordSlabs slabs(kRecordBytes);
+  RecordPool pool(slabs);
   CHECK_EQ(pool.bytes(), size_t{0});
   for (int i = 0; i < 100000; ++i) CHECK_TRUE(pool.Allocate() != kNoHandle);
   CHECK_TRUE(pool.bytes() >= 100000 * kRecordBytes);
