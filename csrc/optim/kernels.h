@@ -22,16 +22,6 @@ struct Rounding {
   uint32_t noise = 0;  // Seeds the stochastic rounding of this row's columns.
 };
 
-// Where rows of a batch are and go: rows[i], or zeros where it is null, to out + positions[i] *
-// dim.
-struct GatherBlock {
-  const std::byte* const* rows;
-  const uint32_t* positions;
-  size_t count;
-  uint32_t dim;
-  float* out;
-};
-
 struct Kernels {
   const char* name;
 
@@ -48,10 +38,8 @@ struct Kernels {
   using DecodeFn = void (*)(const std::byte* stored, uint32_t dim, float* values);
   using EncodeFn = void (*)(const float* values, uint32_t dim, Rounding rounding,
                             std::byte* stored);
-  using GatherFn = void (*)(const GatherBlock& block);
   DecodeFn decode[kValueTypes];
   EncodeFn encode[kValueTypes];
-  GatherFn gather[kValueTypes];
 };
 
 // Names of the targets that this processor runs, best first.

@@ -129,7 +129,7 @@ TEST(EveryTargetStoresAndReadsTheSameBytes) {
   });
 }
 
-// ---- sums, gathers ------------------------------------------------------------------------------
+// ---- sums ---------------------------------------------------------------------------------------
 
 TEST(RowsAreSummedInTheGivenOrder) {
   ForEachTarget([](const Kernels& kernels) {
@@ -162,31 +162,6 @@ TEST(OneNonFiniteValueAnywhereIsFound) {
         CHECK_TRUE(kernels.all_finite(values.data(), at));
       }
       values[at] = -0x1p-149f;
-    }
-  });
-}
-
-TEST(AGatherWritesRowsToTheirPositionsAndZerosForMissingOnes) {
-  ForEachTarget([](const Kernels& kernels) {
-    std::mt19937 random(6);
-    for (const uint32_t dim : Dims()) {
-      for (size_t type = 0; type < kValueTypes; ++type) {
-        const std::vector<float> values = RandomValues(random, dim);
-        std::vector<std::byte> row(ValueBytes(static_cast<ValueType>(type), dim));
-        kernels.encode[type](values.data(), dim, {}, row.data());
-        std::vector<float> read(dim);
-        kernels.decode[type](row.data(), dim, read.data());
-
-        const std::byte* rows[] = {row.data(), nullptr, row.data()};
-        const uint32_t positions[] = {3, 0, 1};
-        std::vector<float> out(size_t{4} * dim, 7.0f);
-        std::vector<float> expected = out;
-        std::copy(read.begin(), read.end(), expected.begin() + 3 * dim);
-        std::fill_n(expected.begin(), dim, 0.0f);
-        std::copy(read.begin(), read.end(), expected.begin() + dim);
-        kernels.gather[type]({rows, positions, 3, dim, out.data()});
-        CHECK_TRUE(SameBits(out, expected));
-      }
     }
   });
 }

@@ -264,8 +264,16 @@ uint32_t Bfloat16Of(float value, uint32_t noise) {
 
 constexpr float kInt8Max = 0x1.fep127f;
 
-void DecodeFloat32(const std::byte* stored, uint32_t dim, float* values) {
-  std::memcpy(values, stored, dim * sizeof(float));
+// Whole vectors in registers: a call of memcpy costs as much as a short row.
+void DecodeFloat32(const std::byte* stored, uint32_t dim, float* __restrict values) {
+  using Vector = float __attribute__((vector_size(32), aligned(4), may_alias));
+  constexpr uint32_t kWidth = sizeof(Vector) / sizeof(float);
+  const auto* source = reinterpret_cast<const float*>(stored);
+  uint32_t i = 0;
+  for (; i + kWidth <= dim; i += kWidth) {
+    *reinterpret_cast<Vector*>(values + i) = *reinterpret_cast<const Vector*>(source + i);
+  }
+  for (; i < dim; ++i) values[i] = source[i];
 }
 
 void DecodeFloat16(const std::byte* stored, uint32_t dim, float* __restrict values) {
@@ -340,28 +348,6 @@ void EncodeInt8(const float* values, uint32_t dim, Rounding rounding, std::byte*
   std::memcpy(stored + (dim + 3) / 4 * 4, &scale, sizeof(scale));
 }
 
-// ---- gather -------------------------------------------------------------------------------------
-
-template <Kernels::DecodeFn kDecode>
-void Gather(const GatherBlock& block) {
-  for (size_t i = 0; i < block.count; ++i) {
-    float* out = block.out + size_t{block.positions[i]} * block.dim;
-    if (block.rows[i] == nullptr) {
-      std::memset(out, 0, block.dim * sizeof(float));
-    } else {
-      kDecode(block.rows[i], block.dim, out);
-    }
-  }
-}
-
-// Whole lanes in registers: a call of memcpy costs as much as a short row.
-void CopyFloat32(const std::byte* stored, uint32_t dim, float* values) {
-  const auto* source = reinterpret_cast<const float*>(stored);
-  uint32_t i = 0;
-  for (; i + kLanes <= dim; i += kLanes) std::memcpy(values + i, source + i, sizeof(Lanes));
-  for (; i < dim; ++i) values[i] = source[i];
-}
-
 }  // namespace
 
 const Kernels& Get() {
@@ -373,8 +359,6 @@ const Kernels& Get() {
       .all_finite = AllFinite,
       .decode = {DecodeFloat32, DecodeFloat16, DecodeBfloat16, DecodeInt8},
       .encode = {EncodeFloat32, EncodeFloat16, EncodeBfloat16, EncodeInt8},
-      .gather = {Gather<CopyFloat32>, Gather<DecodeFloat16>, Gather<DecodeBfloat16>,
-                 Gather<DecodeInt8>},
   };
   return kKernels;
 }

@@ -36,20 +36,13 @@ Handle SlotGroup::Find(MixedKey mixed) const {
 
 template <typename Use>
 void SlotGroup::FindAll(const MixedKey* keys, size_t count, size_t record_bytes, Use use) const {
-  // Twice as many: the record of a later key is fetched before that of an earlier one is used.
-  Handle guesses[2 * kAhead];
   const uint64_t deleted = counters_.deleted;
   // The analysis does not follow the lock, which this function requires, into the stages.
-  RunPipeline(
-      count, [&](size_t i) NO_THREAD_SAFETY_ANALYSIS { index_.Prefetch(TagOf(keys[i])); },
-      [&](size_t i) NO_THREAD_SAFETY_ANALYSIS { index_.PrefetchOverflow(TagOf(keys[i])); },
-      [&](size_t i) NO_THREAD_SAFETY_ANALYSIS {
-        const Handle guess = index_.Guess(TagOf(keys[i]));
-        guesses[i % (2 * kAhead)] = guess;
-        PrefetchRecord(guess, record_bytes);
-      },
-      [&](size_t i) NO_THREAD_SAFETY_ANALYSIS {
-        const Handle guess = guesses[i % (2 * kAhead)];
+  LookUpMany(
+      count, [&](size_t) NO_THREAD_SAFETY_ANALYSIS -> const Index& { return index_; },
+      [&](size_t i) { return TagOf(keys[i]); },
+      [&](size_t, Handle guess) { PrefetchRecord(guess, record_bytes); },
+      [&](size_t i, Handle guess) NO_THREAD_SAFETY_ANALYSIS {
         // A deletion by `use` may have given the guessed record to another key.
         const bool right =
             guess != kNoHandle && IsKey(guess, keys[i]) && counters_.deleted == deleted;

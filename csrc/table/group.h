@@ -25,7 +25,7 @@
 #include "optim/kernels.h"
 #include "table/admission.h"
 #include "table/index.h"
-#include "table/pipeline.h"
+#include "table/lookup.h"
 #include "table/record.h"
 #include "table/record_pool.h"
 #include "table/spec.h"
@@ -111,20 +111,10 @@ class SlotGroup {
 
   SharedMutex& mutex() RETURN_CAPABILITY(mutex_) { return mutex_; }
 
-  // The steps of a read: fetch the key's bucket, and the next where it may have overflowed; guess
-  // its record and fetch that; return its values, or null if there is no such row, or an expired
-  // one.
-  void PrefetchBucket(MixedKey mixed) const REQUIRES_SHARED(mutex_) {
-    index_.Prefetch(TagOf(mixed));
-  }
-  void PrefetchOverflow(MixedKey mixed) const REQUIRES_SHARED(mutex_) {
-    index_.PrefetchOverflow(TagOf(mixed));
-  }
-  Handle GuessAndPrefetch(MixedKey mixed) const REQUIRES_SHARED(mutex_) {
-    const Handle guess = index_.Guess(TagOf(mixed));
-    PrefetchRecord(guess, context_.layout.state_offset);
-    return guess;
-  }
+  // For reads under the shared lock.
+  const Index& index() const REQUIRES_SHARED(mutex_) { return index_; }
+  // The values of the key, or null if there is no such row, or an expired one; `guess` is the
+  // index's guess at its record.
   const std::byte* ValuesOf(MixedKey mixed, Handle guess, uint32_t now_s) const
       REQUIRES_SHARED(mutex_) {
     const Handle handle = guess != kNoHandle && IsKey(guess, mixed) ? guess : Find(mixed);

@@ -67,19 +67,21 @@ class Index {
   // it.
   Index(SegmentPool& segments, double stagger) : segments_(&segments), stagger_(stagger) {}
 
-  void Prefetch(uint32_t tag) const {
-    if (current_.count != 0) PrefetchLine(&current_.At(current_.HomeOf(tag)));
+  // The steps of a guess at the handle for a tag, for callers that do something between them. First
+  // where the search begins:
+  const Bucket* HomeBucket(uint32_t tag) const {
+    return current_.count == 0 ? &kNoEntries : &current_.At(current_.HomeOf(tag));
   }
-
-  // Fetches the bucket behind the home bucket if the tag may have been turned away there.
+  // Then the handle of an entry with this tag in that bucket, or kNoHandle.
+  static Handle GuessIn(const Bucket& home, uint32_t tag) {
+    const uint32_t match = MatchMask(home.tags, tag);
+    const Handle handle = home.handles[__builtin_ctz(match | 1u << (kEntriesPerBucket - 1))];
+    return match != 0 && IsLive(handle) ? handle : kNoHandle;
+  }
+  // And if there is none, perhaps because the bucket turned it away, the whole search.
   void PrefetchOverflow(uint32_t tag) const {
-    if (current_.count == 0) return;
-    const uint64_t home = current_.HomeOf(tag);
-    const Bucket& bucket = current_.At(home);
-    if ((MatchMask(bucket.tags, tag) | MatchMask(bucket.handles, kNoHandle)) != 0) return;
-    PrefetchLine(&current_.At(current_.After(home)));
+    if (current_.count != 0) PrefetchLine(&current_.At(current_.After(current_.HomeOf(tag))));
   }
-
   // The handle of the first entry with this tag, or kNoHandle: a guess that is nearly always right,
   // made without looking at a record.
   Handle Guess(uint32_t tag) const {
@@ -129,6 +131,8 @@ class Index {
     size_t live = 0;
     size_t deleted = 0;
   };
+
+  static constexpr Bucket kNoEntries = {};
 
   static bool IsLive(Handle handle) { return handle != kNoHandle && handle != kHandleMax; }
 

@@ -75,10 +75,12 @@ class CheckedIndex {
     });
     CHECK_EQ(visited, expected_.size());
     for (const uint64_t key : members_) {
-      const Handle guess = index_.Guess(TagOfKey(key));
-      if (guess == kNoHandle) continue;
-      CHECK_EQ(TagOfKey(keys_[guess]), TagOfKey(key));
-      CHECK_TRUE(expected_.contains(keys_[guess]));
+      const uint32_t tag = TagOfKey(key);
+      for (const Handle guess : {index_.Guess(tag), Index::GuessIn(*index_.HomeBucket(tag), tag)}) {
+        if (guess == kNoHandle) continue;
+        CHECK_EQ(TagOfKey(keys_[guess]), tag);
+        CHECK_TRUE(expected_.contains(keys_[guess]));
+      }
     }
   }
 
@@ -172,7 +174,9 @@ TEST(AnEmptyIndexFindsNothing) {
   CHECK_EQ(index.Find(7, [](Handle) { return true; }), kNoHandle);
   CHECK_EQ(index.Guess(7), kNoHandle);
   CHECK_EQ(index.size(), size_t{0});
-  index.Prefetch(7);
+  CHECK_EQ(Index::GuessIn(*index.HomeBucket(7), 7), kNoHandle);
+  // An empty entry holds tag 0.
+  CHECK_EQ(Index::GuessIn(*index.HomeBucket(0), 0), kNoHandle);
 }
 
 TEST(AClearedIndexIsEmpty) {

@@ -3,12 +3,10 @@
 #include <algorithm>
 #include <bit>
 
-#include "table/pipeline.h"
+#include "table/lookup.h"
 
 namespace embery {
 namespace {
-
-constexpr size_t kBlock = 32;  // Rows that are copied out together.
 
 // The shared locks of the groups whose bits are set. Taken in ascending order: see SharedMutex.
 class GroupsReaderLock {
@@ -32,34 +30,6 @@ class GroupsReaderLock {
   const uint64_t groups_;
 };
 
-// Rows on their way out, copied a block at a time.
-class RowWriter {
- public:
-  RowWriter(const Table& table, float* out)
-      : gather_(table.kernels().gather[static_cast<size_t>(table.spec().value_type)]),
-        dim_(table.spec().dim),
-        out_(out) {}
-
-  // Null values are written as zeros.
-  void Add(const std::byte* values, size_t position) {
-    rows_[filled_] = values;
-    positions_[filled_++] = static_cast<uint32_t>(position);
-    if (filled_ == kBlock) Flush();
-  }
-  void Flush() {
-    gather_({rows_, positions_, filled_, dim_, out_});
-    filled_ = 0;
-  }
-
- private:
-  const Kernels::GatherFn gather_;
-  const uint32_t dim_;
-  float* const out_;
-  const std::byte* rows_[kBlock];
-  uint32_t positions_[kBlock];
-  size_t filled_ = 0;
-};
-
 }  // namespace
 
 void ReadRows(Table& table, const ReadRange& range, PullMode mode, uint32_t now_s,
@@ -72,31 +42,31 @@ void ReadRows(Table& table, const ReadRange& range, PullMode mode, uint32_t now_
     groups |= uint64_t{1} << GroupOf(mixed[i]);
   }
   scratch.missing.clear();
-  RowWriter writer(table, range.out);
   const GroupsReaderLock lock(table, groups);
 
-  // Twice as many: the record of a later key is fetched before that of an earlier one is used.
-  Handle guesses[2 * kAhead];
   const auto group_of = [&](size_t i) -> SlotGroup& { return table.group(GroupOf(mixed[i])); };
-  RunPipeline(
-      count, [&](size_t i) NO_THREAD_SAFETY_ANALYSIS { group_of(i).PrefetchBucket(mixed[i]); },
-      [&](size_t i) NO_THREAD_SAFETY_ANALYSIS { group_of(i).PrefetchOverflow(mixed[i]); },
-      [&](size_t i) NO_THREAD_SAFETY_ANALYSIS {
-        guesses[i % (2 * kAhead)] = group_of(i).GuessAndPrefetch(mixed[i]);
-      },
-      [&](size_t i) NO_THREAD_SAFETY_ANALYSIS {
+  const uint32_t dim = table.spec().dim;
+  const Kernels::DecodeFn decode =
+      table.kernels().decode[static_cast<size_t>(table.spec().value_type)];
+  const size_t fetched_bytes = table.layout().state_offset;
+  LookUpMany(
+      count,
+      [&](size_t i) NO_THREAD_SAFETY_ANALYSIS -> const Index& { return group_of(i).index(); },
+      [&](size_t i) { return TagOf(mixed[i]); },
+      [&](size_t, Handle guess) { PrefetchBytes(table.RecordAt(guess), fetched_bytes); },
+      [&](size_t i, Handle guess) NO_THREAD_SAFETY_ANALYSIS {
         const size_t position = range.begin + i;
-        const Handle guess = guesses[i % (2 * kAhead)];
         const std::byte* values = group_of(i).ValuesOf(mixed[i], guess, now_s);
-        if (values != nullptr || mode == PullMode::kEval) {
-          writer.Add(values, position);
+        if (values != nullptr) {
+          decode(values, dim, range.out + position * dim);
+        } else if (mode == PullMode::kEval) {
+          std::fill_n(range.out + position * dim, dim, 0.0f);
         } else if (mode == PullMode::kPeek) {
           range.absent[position] = 1;
         } else {
           scratch.missing.push_back(static_cast<uint32_t>(position));
         }
       });
-  writer.Flush();
 }
 
 }  // namespace embery

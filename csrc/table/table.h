@@ -22,6 +22,7 @@ class Table {
   const RecordLayout& layout() const { return context_.layout; }
   const Kernels& kernels() const { return context_.kernels; }
   SlotGroup& group(uint32_t number) { return *groups_[number]; }
+  const std::byte* RecordAt(Handle handle) const { return context_.slabs.At(handle); }
 
   // Relaxed throughout: steps and counts order nothing; the groups' locks do.
   uint32_t step() const { return step_.load(std::memory_order_relaxed); }
