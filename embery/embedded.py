@@ -102,7 +102,7 @@ class EmbeddedStore(Store):
         dim = self._tables[table].dim
         key_array = as_keys(keys, f"pull({table!r}): keys")
         if out is None:
-            out = np.empty((key_array.size, dim), np.float32)
+            out = _native.empty_rows(key_array.size, dim)
         else:
             as_out(out, f"pull({table!r}): out", key_array.size, dim)
         mode: Literal["train", "eval"] = "train" if train else "eval"
@@ -138,7 +138,7 @@ class EmbeddedStore(Store):
         """See `Store.pull_async`; a wrong argument raises here, not in the future."""
         table_id = self._id(table)
         key_array = as_keys(keys, f"pull_async({table!r}): keys")
-        out = np.empty((key_array.size, self._tables[table].dim), np.float32)
+        out = _native.empty_rows(key_array.size, self._tables[table].dim)
         mode: Literal["train", "eval"] = "train" if train else "eval"
 
         def run() -> F32:

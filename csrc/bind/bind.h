@@ -19,5 +19,6 @@ void ThrowIfError(const Status& status);
 void BindBatch(pybind11::module_& module);
 void BindHash(pybind11::module_& module);
 void BindStore(pybind11::module_& module);
+void BindRowArrays(pybind11::module_& module);
 
 }  // namespace embery

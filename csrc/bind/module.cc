@@ -21,5 +21,6 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "The native core of Embery: tables, batches of keys, hashing.";
   embery::BindBatch(module);
   embery::BindHash(module);
+  embery::BindRowArrays(module);
   embery::BindStore(module);
 }
