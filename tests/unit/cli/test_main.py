@@ -30,12 +30,16 @@ def test_help_names_every_command(capsys: Any) -> None:
     assert all(name in out for name in cli.COMMANDS)
 
 
+# Commands that run until they are told to end, and have nothing to report.
+ROLES = {"run", "coordinator", "ps"}
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_of_a_command_gives_an_example_and_json(capsys: Any, command: str) -> None:
     code, out, _ = run(capsys, command, "--help")
     assert code == 0
     assert f"example:\n  embery {command}" in out
-    assert "--json" in out
+    assert command in ROLES or "--json" in out
 
 
 def test_version(capsys: Any) -> None:

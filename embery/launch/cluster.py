@@ -1,0 +1,137 @@
+"""A whole run on one machine: a coordinator, its servers, the workers that train."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+
+from embery.errors import InvalidArgument
+from embery.launch.role import Role
+from embery.launch.supervisor import Supervisor
+from embery.validation import require_int, require_range
+
+TRANSPORTS = ("auto", "tcp", "grpc")
+PROCESSES_MAX = 1024
+READY_TIMEOUT_S = 60.0
+COORDINATOR_READY, SERVER_READY = "coordinator ready at ", "ps "
+_LOOPBACK = "127.0.0.1"
+_EMBERY = (sys.executable, "-u", "-m", "embery.cli.main")
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What to run.
+
+    Args:
+        script: the training script and its arguments.
+        servers, workers: how many.
+        transport: between worker and server, one of `TRANSPORTS`.
+        grace_s: how long a role may take to end when asked to.
+    """
+
+    script: tuple[str, ...]
+    servers: int = 1
+    workers: int = 1
+    transport: str = "auto"
+    grace_s: float = 30.0
+
+    def validate(self) -> None:
+        """Raise `InvalidArgument` naming the first option that is wrong."""
+        require_int("--ps", self.servers, low=1, high=PROCESSES_MAX)
+        require_int("--workers", self.workers, low=1, high=PROCESSES_MAX)
+        require_range("--grace", self.grace_s, low=0.0)
+        if self.transport not in TRANSPORTS:
+            raise InvalidArgument(f"--transport must be one of {TRANSPORTS}, got {self.transport}")
+        if not self.script or not os.path.isfile(self.script[0]):
+            raise InvalidArgument(
+                f"{self.script[0] if self.script else 'no script'}: there is no such file; give "
+                "the training script after the options of embery run"
+            )
+
+    def role_names(self) -> list[str]:
+        """Return the names of all roles."""
+        servers = [f"ps {number}" for number in range(self.servers)]
+        return ["coordinator", *servers, *(f"worker {rank}" for rank in range(self.workers))]
+
+
+def run_cluster(options: RunOptions, supervisor: Supervisor) -> None:
+    """Start everything, and return when every worker has finished and all is ended.
+
+    Raises:
+        RoleFailed: a role ended too early, or with another code than 0.
+        KeyboardInterrupt, Terminated: a signal came. Workers were told first, while the servers
+            were still there to take a checkpoint of.
+    """
+    coordinator = coordinator_role(options.servers)
+    supervisor.start([coordinator])
+    (line,) = supervisor.wait_ready([coordinator], timeout_s=READY_TIMEOUT_S)
+    url = line.removeprefix(COORDINATOR_READY).split()[0]
+    servers = [server_role(number, url) for number in range(options.servers)]
+    supervisor.start(servers)
+    supervisor.wait_ready(servers, timeout_s=READY_TIMEOUT_S)
+
+    with closing(reserve_port()) as reserved:
+        workers = worker_roles(options, url, reserved.getsockname()[1])
+        try:
+            supervisor.start(workers)
+            supervisor.wait_finished(workers)
+        except KeyboardInterrupt:
+            supervisor.stop(workers, signal.SIGINT)
+            raise
+    # A server that ends before its coordinator can still say so.
+    supervisor.stop(workers, signal.SIGTERM)
+    supervisor.stop(servers, signal.SIGTERM)
+    supervisor.stop([coordinator], signal.SIGTERM)
+
+
+def coordinator_role(servers: int) -> Role:
+    """Return the coordinator of so many servers, on a port of the system's choice."""
+    command = (*_EMBERY, "coordinator", "--port", "0", "--expect-ps", str(servers))
+    return Role("coordinator", command, ready=COORDINATOR_READY)
+
+
+def server_role(number: int, url: str) -> Role:
+    """Return a server of the coordinator at `url`; its number in the cluster may be another."""
+    return Role(f"ps {number}", (*_EMBERY, "ps", "--coordinator", url), ready=SERVER_READY)
+
+
+def worker_roles(options: RunOptions, url: str, master_port: int) -> list[Role]:
+    """Return the workers of a run; rank 0 opens `master_port` for all of them."""
+    command = (sys.executable, "-u", *options.script)
+    shared = {
+        "EMBERY_STORE": url,
+        "EMBERY_WORLD_SIZE": str(options.workers),
+        "EMBERY_TRANSPORT": options.transport,
+        "MASTER_ADDR": _LOOPBACK,
+        "MASTER_PORT": str(master_port),
+        **_defaults(options.workers, os.environ),
+    }
+    return [
+        Role(f"worker {rank}", command, {**shared, "EMBERY_RANK": str(rank)})
+        for rank in range(options.workers)
+    ]
+
+
+def reserve_port() -> socket.socket:
+    """Return a socket that keeps a port on loopback free, for one that reuses addresses."""
+    reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind((_LOOPBACK, 0))
+    return reserved
+
+
+def _defaults(workers: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what workers that share a machine need, unless the user has set it."""
+    processors = len(os.sched_getaffinity(0))
+    wanted = {
+        # Each worker's torch would otherwise start a thread for every processor.
+        "OMP_NUM_THREADS": str(max(1, processors // workers)),
+        # gloo otherwise looks for the address of the host's name, which may have none.
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    return {name: value for name, value in wanted.items() if name not in environment}
