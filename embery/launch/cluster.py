@@ -11,12 +11,19 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from embery.errors import InvalidArgument
+from embery.launch.contract import (
+    RANK_VARIABLE,
+    TRANSPORT_VARIABLE,
+    WORKERS_MAX,
+    WORLD_SIZE_VARIABLE,
+)
 from embery.launch.role import Role
 from embery.launch.supervisor import Supervisor
+from embery.store import URL_VARIABLE
 from embery.validation import require_int, require_range
 
 TRANSPORTS = ("auto", "tcp", "grpc")
-PROCESSES_MAX = 1024
+SERVERS_MAX = 1024
 READY_TIMEOUT_S = 60.0
 COORDINATOR_READY, SERVER_READY = "coordinator ready at ", "ps "
 _LOOPBACK = "127.0.0.1"
@@ -42,8 +49,8 @@ class RunOptions:
 
     def validate(self) -> None:
         """Raise `InvalidArgument` naming the first option that is wrong."""
-        require_int("--ps", self.servers, low=1, high=PROCESSES_MAX)
-        require_int("--workers", self.workers, low=1, high=PROCESSES_MAX)
+        require_int("--ps", self.servers, low=1, high=SERVERS_MAX)
+        require_int("--workers", self.workers, low=1, high=WORKERS_MAX)
         require_range("--grace", self.grace_s, low=0.0)
         if self.transport not in TRANSPORTS:
             raise InvalidArgument(f"--transport must be one of {TRANSPORTS}, got {self.transport}")
@@ -104,15 +111,15 @@ def worker_roles(options: RunOptions, url: str, master_port: int) -> list[Role]:
     """Return the workers of a run; rank 0 opens `master_port` for all of them."""
     command = (sys.executable, "-u", *options.script)
     shared = {
-        "EMBERY_STORE": url,
-        "EMBERY_WORLD_SIZE": str(options.workers),
-        "EMBERY_TRANSPORT": options.transport,
+        URL_VARIABLE: url,
+        WORLD_SIZE_VARIABLE: str(options.workers),
+        TRANSPORT_VARIABLE: options.transport,
         "MASTER_ADDR": _LOOPBACK,
         "MASTER_PORT": str(master_port),
         **_defaults(options.workers, os.environ),
     }
     return [
-        Role(f"worker {rank}", command, {**shared, "EMBERY_RANK": str(rank)})
+        Role(f"worker {rank}", command, {**shared, RANK_VARIABLE: str(rank)})
         for rank in range(options.workers)
     ]
 

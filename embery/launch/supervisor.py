@@ -17,10 +17,9 @@ from typing import Any, BinaryIO
 
 from embery.errors import EmberyError, InvalidArgument
 from embery.launch.console import STREAMS, Console, Stream
+from embery.launch.contract import PEER_LOST
 from embery.launch.role import Engine, Process, Role
 
-# A worker that lost another ends with this on its log: it is not the one that failed first.
-PEER_LOST = "another worker of this run has gone"
 _READ_BYTES = 1 << 16
 # So long the output of a role that has ended may still come through its pipes.
 _DRAIN_S = 2.0

@@ -17,9 +17,10 @@ import pytest
 
 from embery.errors import InvalidArgument
 from embery.launch.console import Console
+from embery.launch.contract import PEER_LOST
 from embery.launch.local import LocalEngine
 from embery.launch.role import Role
-from embery.launch.supervisor import PEER_LOST, RoleFailed, Supervisor
+from embery.launch.supervisor import RoleFailed, Supervisor
 
 ROOT = Path(__file__).parents[3]
 FOREVER = "import signal\nwhile True: signal.pause()"
@@ -30,7 +31,12 @@ WITH_CHILD = f"""
     print("pids", os.getpid(), child.pid, flush=True)
     {FOREVER.replace(chr(10), chr(10) + "    ")}
 """
-STUBBORN = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up')\n" + FOREVER
+STUBBORN = f"""
+    import os, signal
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("pids", os.getpid(), flush=True)
+    {FOREVER.replace(chr(10), chr(10) + "    ")}
+"""
 
 
 def python(name: str, program: str, *, ready: str | None = None) -> Role:
@@ -162,12 +168,12 @@ def test_a_server_that_ends_while_workers_run_is_a_failure() -> None:
 
 
 def test_a_role_that_ignores_sigterm_is_killed_after_the_grace_period() -> None:
-    role = python("ps 0", STUBBORN, ready="up")
+    role = python("ps 0", STUBBORN, ready="pids ")
     with supervising("ps 0", grace_s=0.2) as supervisor:
         supervisor.start([role])
-        supervisor.wait_ready([role], timeout_s=20)
+        (line,) = supervisor.wait_ready([role], timeout_s=20)
         supervisor.stop([role], signal.SIGTERM)
-        supervisor.wait_finished([])
+        wait_gone([int(line.split()[1])])
 
 
 def test_what_a_role_leaves_behind_ends_with_it() -> None:
