@@ -137,6 +137,21 @@ class Store(ABC):
     def push_batch(self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32]) -> None:
         """Push to several tables at once; returns once all is applied."""
 
+    def join_group(self, rank: int, world: int) -> None:
+        """Make the pushes of this handle parts of those of `world` workers; (0, 1) ends that.
+
+        Each worker of a group makes the same pushes, with its own keys. A push returns once those
+        of all are in, joined in the order of the ranks, and applied as one.
+
+        Raises:
+            InvalidArgument: the store is embedded, and `world` not 1.
+        """
+        if (rank, world) != (0, 1):
+            raise InvalidArgument(
+                f"join_group({rank}, {world}): only the workers of a cluster can push together, "
+                f"and this store is {self.url!r}"
+            )
+
     @abstractmethod
     def deletions(self, table: str) -> int:
         """Return how many rows `table` has ever deleted; it grows when a peeked row may be gone."""

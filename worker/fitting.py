@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from embery.errors import CheckpointCorrupt, InvalidArgument
 from embery.validation import require_int
 from embery.worker.batches import batches_of, closing_iterator
 from embery.worker.bounded import BoundedReader, PushQueue
+from embery.worker.group import Share
 from embery.worker.interrupt import Interrupts
 from embery.worker.lookahead import DEPTH_MAX, prefetch, read_ahead
 from embery.worker.modes import Mode
@@ -125,6 +126,7 @@ class FitRun:
         self._dataset = dataset
         self._valid = valid
         self._options = options
+        self._group = trainer.group
         self._position = Position()
         # Of the epoch under way.
         self._metrics = trainer.new_metrics()
@@ -138,13 +140,15 @@ class FitRun:
             self._resume()
         trainer.model.train()
         with ExitStack() as stack:
-            self._reporter = stack.enter_context(Reporter(options.report, trainer.store))
+            report = options.report if self._group.leads else ReportOptions(progress=False)
+            self._reporter = stack.enter_context(Reporter(report, trainer.store))
             self._interrupts = stack.enter_context(Interrupts())
             self._queue = PushQueue(unapplied_max=max(1, trainer.mode.staleness_max))
             stack.callback(self._queue.close)
             self._best_folder = self._folder_for_best(stack)
             try:
-                stopped = self._run_epochs()
+                with self._interrupts_of_run():
+                    stopped = self._run_epochs()
             except KeyboardInterrupt:
                 if not self._interrupts.broke_in:
                     self._checkpoint()
@@ -186,11 +190,18 @@ class FitRun:
             return False
         with closing_iterator(self._source()) as batches:
             for batch in batches:
-                with self._interrupts.held_back():
+                with self._interrupts_of_step():
                     self._step(batch)
                 if self._reached_max_steps():
                     return False
         return True
+
+    def _interrupts_of_step(self) -> AbstractContextManager[None]:
+        return self._interrupts.held_back() if self._group.alone else nullcontext()
+
+    def _interrupts_of_run(self) -> AbstractContextManager[None]:
+        """Hold Ctrl-C back until a step, in which the workers agree to end after it."""
+        return nullcontext() if self._group.alone else self._interrupts.held_back()
 
     def _end_epoch(self) -> None:
         position = self._position
@@ -207,12 +218,12 @@ class FitRun:
     def _measure(self) -> dict[str, float]:
         """Return the metrics of the epoch so far, and of the validation data now."""
         position = self._position
-        self._queue.drain()
+        self._drain()
         record: dict[str, float] = {"epoch": position.epoch, "step": position.step}
         record["train/loss"] = (
             position.loss_sum / position.batch if position.batch > 0 else math.nan
         )
-        record.update(_prefixed("train", self._metrics.compute()))
+        record.update(_prefixed("train", self._metrics.of_all(self._group).compute()))
         if self._valid is not None:
             found = self._trainer.evaluate(self._valid, look_ahead=self._options.look_ahead)
             record.update(_prefixed("valid", found))
@@ -228,13 +239,16 @@ class FitRun:
         position.best_epoch, position.best_score, position.bad_epochs = position.epoch, score, 0
         if self._options.restore_best:
             self._trainer.save(self._best_folder)
-            retire(storage_of(self._best_folder), 1)
+            if self._group.leads:
+                retire(storage_of(self._best_folder), 1)
 
     # -- steps ------------------------------------------------------------------------------------
 
     def _source(self) -> Iterator[Labelled]:
         trainer, options, position = self._trainer, self._options, self._position
-        batches = batches_of(self._dataset, epoch=position.epoch, start=position.batch)
+        batches = trainer.shares(
+            batches_of(self._dataset, epoch=position.epoch, start=position.batch)
+        )
         bound = trainer.mode.staleness_max
         if bound:
             return self._read_within(bound, batches)
@@ -253,21 +267,29 @@ class FitRun:
     def _step(self, batch: Labelled) -> None:
         trainer, options, position = self._trainer, self._options, self._position
         batch = trainer.to_device(batch)
-        loss, output, pushes = trainer.learn(batch)
+        learned = trainer.learn(batch, interrupted=self._interrupts.pending)
         if trainer.mode.staleness_max:
-            self._queue.submit(pushes)
+            self._queue.submit(learned.pushes)
         else:
-            for push in pushes:
+            for push in learned.pushes:
                 push.apply()
-        samples = len(batch.label)
+        samples = batch.rows_whole if isinstance(batch, Share) else len(batch.label)
         position.batch += 1
         position.step += 1
         position.samples += samples
-        position.loss_sum += loss
-        self._metrics.update(output, batch.label)
-        self._reporter.step(position.step, loss=loss, samples=samples)
+        position.loss_sum += learned.loss
+        if learned.output is not None:
+            self._metrics.update(learned.output, batch.label)
+        self._reporter.step(position.step, loss=learned.loss, samples=samples)
         if options.checkpoint_every is not None and position.step % options.checkpoint_every == 0:
             self._checkpoint()
+        if learned.interrupted:
+            raise KeyboardInterrupt
+
+    def _drain(self) -> None:
+        """Wait until the pushes of all workers are applied."""
+        self._queue.drain()
+        self._group.barrier()
 
     def _reached_max_steps(self) -> bool:
         return self._options.max_steps is not None and (
@@ -281,11 +303,12 @@ class FitRun:
         folder, position = self._options.checkpoint, self._position
         if folder is None or self._saved_step == (position.epoch, position.step):
             return
-        self._queue.drain()
-        progress = {"position": asdict(position), "metrics": self._metrics.state()}
+        self._drain()
+        metrics = self._metrics.of_all(self._group)
+        progress = {"position": asdict(position), "metrics": metrics.state()}
         self._trainer.save(folder, progress=progress)
         self._saved_step = (position.epoch, position.step)
-        if self._options.keep is not None:
+        if self._options.keep is not None and self._group.leads:
             retire(storage_of(folder), self._options.keep)
 
     def _resume(self) -> None:
@@ -301,7 +324,9 @@ class FitRun:
                 "restore it by Trainer.restore and train without resume"
             )
         self._position = Position(**progress["position"])
-        self._metrics.load_state(progress["metrics"])
+        if self._group.leads:
+            # Those of all workers, who add theirs up.
+            self._metrics.load_state(progress["metrics"])
         self._saved_step = (self._position.epoch, self._position.step)
 
     def _folder_for_best(self, stack: ExitStack) -> str:
@@ -309,7 +334,10 @@ class FitRun:
             return f"{os.fspath(self._options.checkpoint)}/best"
         if not self._options.restore_best:
             return ""
-        return stack.enter_context(tempfile.TemporaryDirectory(prefix="embery-best-"))
+        if not self._group.leads:
+            return self._group.broadcast_text("")
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="embery-best-"))
+        return self._group.broadcast_text(folder)
 
 
 def _prefixed(name: str, metrics: dict[str, float]) -> dict[str, float]:

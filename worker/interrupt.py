@@ -37,6 +37,11 @@ class Interrupts:
             signal.signal(signal.SIGINT, self._previous or signal.default_int_handler)
             self._installed = False
 
+    @property
+    def pending(self) -> bool:
+        """Return whether a Ctrl-C is being held back."""
+        return self._held_back
+
     @contextmanager
     def held_back(self) -> Iterator[None]:
         """Raise a `KeyboardInterrupt` that comes inside the context at its end."""

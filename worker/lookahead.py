@@ -4,7 +4,8 @@
 gives. A batch is *peeked* in a background thread, which leaves no trace. When its turn comes, in
 the forward pass, a training pull reads again what was absent then, what was pushed since, and all
 of a table from which rows have gone since (docs/design/embedded.md). The idea of reading ahead what
-a batch will need is BagPipe's (Agarwal et al., SOSP 2023).
+a batch will need is BagPipe's (Agarwal et al., SOSP 2023). Where several workers push, only the
+plan of a batch is made ahead.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from embery.jagged import KeyedJaggedTensor
 from embery.table import TTL
 from embery.validation import require_int
 from embery.worker.batches import closing_iterator, keyed_jagged_in
-from embery.worker.embedding import EmbeddingModule, Mode, ReadAhead
+from embery.worker.embedding import EmbeddingModule, Mode, ReadAhead, pull_rows
+from embery.worker.group import WorkerGroup
 from embery.worker.recency import Moment, PushHistory
 
 Batch = TypeVar("Batch")
@@ -91,6 +93,10 @@ def prefetch(
 def _prefetch_exactly(
     loader: Iterable[Batch], modules: Sequence[EmbeddingModule], depth: int
 ) -> Generator[Batch, None, None]:
+    if not WorkerGroup.of_run().alone:
+        # The pushes of the other workers are not known here: their rows could not be told stale.
+        yield from read_ahead(loader, modules, PlanReader(), depth=depth)
+        return
     with ExitStack() as watching:
         histories: dict[int, PushHistory] = {}
         for module in modules:
@@ -149,6 +155,32 @@ def _read_parts(batch: object, modules: Sequence[EmbeddingModule], reader: Reade
             )
         parts += [(module, kjt, reader.read(module, KeyedJaggedTensor.of(kjt))) for kjt in mine]
     return parts
+
+
+class PlanReader:
+    """Plans ahead, and reads nothing before its turn."""
+
+    def begin_batch(self, number: int) -> None:
+        """Wait for nothing."""
+
+    def close(self) -> None:
+        """Do nothing: planning never waits."""
+
+    def read(self, module: EmbeddingModule, kjt: KeyedJaggedTensor) -> ReadAhead:
+        """Plan what to read."""
+        return PlannedRows(module, module.plan(kjt))
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRows:
+    """Rows that are pulled when their turn comes."""
+
+    module: EmbeddingModule
+    plan: BatchPlan
+
+    def take(self, mode: Mode) -> Tensor:
+        """Pull the rows."""
+        return pull_rows(self.module, self.plan, mode)
 
 
 class PeekReader:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from embery.errors import InvalidArgument
 from embery.validation import require_int
+from embery.worker.group import WorkerGroup
 
 F64 = NDArray[np.float64]
 Outputs = Literal["logits", "probabilities"]
@@ -91,6 +92,12 @@ class AUC:
         """Return the counts of the bins that have any."""
         used = np.flatnonzero(self._counts.any(axis=0))
         return {"bins": used, "counts": self._counts[:, used], "nans": self._nans}
+
+    def add_up(self, group: WorkerGroup) -> None:
+        """Take in what the other workers of `group` have; all of them must call this."""
+        nans = np.array([self._nans])
+        group.add_up_arrays(self._counts, nans)
+        self._nans = int(nans[0])
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
@@ -172,6 +179,12 @@ class LogLoss:
         """Return the sum and the count."""
         return {"sum": self._sum, "count": self._count}
 
+    def add_up(self, group: WorkerGroup) -> None:
+        """Take in what the other workers of `group` have; all of them must call this."""
+        sums, counts = np.array([self._sum]), np.array([self._count])
+        group.add_up_arrays(sums, counts)
+        self._sum, self._count = float(sums[0]), int(counts[0])
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
         self._sum, self._count = float(state["sum"]), int(state["count"])
@@ -198,6 +211,12 @@ class Calibration:
         """Return the two sums."""
         return {"predicted": self._predicted, "clicked": self._clicked}
 
+    def add_up(self, group: WorkerGroup) -> None:
+        """Take in what the other workers of `group` have; all of them must call this."""
+        sums, counts = np.array([self._predicted]), np.array([self._clicked])
+        group.add_up_arrays(sums, counts)
+        self._predicted, self._clicked = float(sums[0]), int(counts[0])
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
         self._predicted, self._clicked = float(state["predicted"]), int(state["clicked"])
@@ -207,6 +226,7 @@ class ClickMetrics:
     """AUC, logloss and calibration of one stream, together."""
 
     def __init__(self, *, outputs: Outputs = "logits") -> None:
+        self._outputs = outputs
         self.auc = AUC()
         self.logloss = LogLoss(outputs=outputs)
         self.calibration = Calibration(outputs=outputs)
@@ -222,6 +242,16 @@ class ClickMetrics:
     def compute(self) -> dict[str, float]:
         """Return {"auc", "logloss", "calibration"}."""
         return {name: part.compute() for name, part in self._parts().items()}
+
+    def of_all(self, group: WorkerGroup) -> ClickMetrics:
+        """Return the metrics of all workers' streams together; all of them must call this."""
+        if group.alone:
+            return self
+        together = ClickMetrics(outputs=self._outputs)
+        together.load_state(self.state())
+        for part in together._parts().values():
+            part.add_up(group)
+        return together
 
     def state(self) -> dict[str, Any]:
         """Return the state of each."""

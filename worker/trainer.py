@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +15,19 @@ from embery import checkpoint as checkpoints
 from embery.checkpoint import Checkpoint
 from embery.data import Batch
 from embery.errors import CheckpointCorrupt, EmberyError, InvalidArgument
+from embery.launch.contract import Place
 from embery.store import Store
 from embery.worker import training_state as dense
 from embery.worker.batches import batches_of, closing_iterator
 from embery.worker.embedding import EmbeddingModule
 from embery.worker.fitting import FitOptions, FitResult, FitRun
 from embery.worker.gradients import Push, take_pushes
+from embery.worker.group import Share, WorkerGroup
 from embery.worker.lookahead import prefetch
 from embery.worker.metrics import ClickMetrics, Outputs
-from embery.worker.modes import Mode, Sync
+from embery.worker.modes import Async, Mode, Sync
 from embery.worker.reporting import ReportOptions
+from embery.worker.together import joint_pushes, learn_share
 
 STATE_VERSION = 1
 
@@ -38,12 +41,33 @@ class Labelled(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a step computed.
+
+    Attributes:
+        loss: of the whole batch, whatever part of it is this worker's.
+        output: of the model; None where this worker's share is empty.
+        pushes: that the step owes to the store.
+        interrupted: whether a worker was asked to end; the same in all of them.
+    """
+
+    loss: float
+    output: Any
+    pushes: list[Push]
+    interrupted: bool = False
+
+
 class Trainer:
     """Trains a model, step by step: dense parameters by torch, rows of the store by push.
 
+    Under `embery run` with several workers each of them takes its share of every batch, and all
+    methods that train, evaluate, save or restore are collective (docs/guide/cluster.md).
+
     Args:
         model: contains one or more embedding modules; called with a batch.
-        loss_fn: of the model's output and `batch.label`; returns a scalar.
+        loss_fn: of the model's output and `batch.label`; returns a scalar, with several workers
+            the mean over the rows.
         dense_optimizer: of the model's parameters; None if there are none to train.
         store: of the model's embedding modules.
         mode: em.Sync(), em.Hybrid(staleness=...) or em.Async(staleness=...).
@@ -71,6 +95,8 @@ class Trainer:
         self.loss_fn = loss_fn
         self.dense_optimizer = dense_optimizer
         self.store = store
+        self.group = WorkerGroup.of_run()
+        self._check_group()
         self.outputs: Outputs = outputs
         self.new_metrics()
         self.embeddings = [m for m in model.modules() if isinstance(m, EmbeddingModule)]
@@ -153,6 +179,7 @@ class Trainer:
             report=ReportOptions(progress=progress, log_dir=log_dir, log_every=log_every),
         )
         options.validate(self.mode, has_valid=valid is not None)
+        self._join()
         return FitRun(self, dataset, valid, options).run()
 
     def evaluate(self, dataset: Iterable[Labelled], *, look_ahead: bool = True) -> dict[str, float]:
@@ -163,18 +190,20 @@ class Trainer:
         """
         metrics = self.new_metrics()
         was_training = self.model.training
+        self.group.average_buffers(self.model)
         self.model.eval()
         try:
-            source: Iterator[Labelled] = batches_of(dataset)
+            source = self.shares(batches_of(dataset))
             if look_ahead:
                 source = prefetch(source, self.embeddings)
             with torch.no_grad(), closing_iterator(source) as batches:
                 for batch in batches:
-                    batch = self.to_device(batch)  # noqa: PLW2901
-                    metrics.update(self.model(batch), batch.label)
+                    if batch.label.numel():  # Not so in an empty share.
+                        batch = self.to_device(batch)  # noqa: PLW2901
+                        metrics.update(self.model(batch), batch.label)
         finally:
             self.model.train(was_training)
-        return metrics.compute()
+        return metrics.of_all(self.group).compute()
 
     def save(self, dest: str | os.PathLike[str], *, progress: dict[str, Any] | None = None) -> str:
         """Save tables, dense parameters, optimizer and random generators as one checkpoint.
@@ -186,6 +215,13 @@ class Trainer:
         Returns:
             the path of the manifest.
         """
+        self.group.average_buffers(self.model)
+        # Everybody's pushes are applied, and nobody pulls for the next batch yet.
+        self.group.barrier()
+        path = self._save(dest, progress) if self.group.leads else ""
+        return self.group.broadcast_text(path)
+
+    def _save(self, dest: str | os.PathLike[str], progress: dict[str, Any] | None) -> str:
         state = {
             "trainer": STATE_VERSION,
             "model": dense.model_state(self.model),
@@ -206,7 +242,10 @@ class Trainer:
         state = _trainer_state(found)
         dense.check_model(self.model, state["model"], found.path)
         dense.check_optimizer(self.dense_optimizer, state["optimizer"], found.path)
-        self.store.restore(found.path)
+        self.group.barrier()
+        if self.group.leads:
+            self.store.restore(found.path)
+        self.group.barrier()
         for embedding in self.embeddings:
             embedding.zero_grad()
         dense.load_model(self.model, state["model"])
@@ -221,26 +260,69 @@ class Trainer:
         """Return metrics of the model's outputs that have seen nothing."""
         return ClickMetrics(outputs=self.outputs)
 
-    def learn(self, batch: Labelled) -> tuple[float, Any, list[Push]]:
+    def shares(self, batches: Iterator[Labelled]) -> Iterator[Labelled]:
+        """Return this worker's part of each batch: all of it, if it works alone."""
+        if self.group.alone:
+            return batches
+        shares: Iterator[Any] = self.group.shares(cast("Iterator[Batch]", batches))
+        return shares
+
+    def learn(self, batch: Labelled, *, interrupted: bool = False) -> Learned:
         """Take a dense step; return the loss, the model's output and the pushes that it owes.
 
         Raises:
             EmberyError: the loss is not finite; no parameter and no row was changed by it.
         """
+        if not self.group.alone:
+            return self._learn_together(cast("Share", batch), interrupted)
         output = self.model(batch)
         loss = self.loss_fn(output, batch.label)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise EmberyError(
-                f"the loss is {value}; this step was not taken. Lower the learning rates, or look "
-                "for labels and features that are not finite"
-            )
+        _require_finite(value)
         if self.dense_optimizer is not None:
             self.dense_optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if self.dense_optimizer is not None:
             self.dense_optimizer.step()
-        return value, output, take_pushes(self.embeddings)
+        return Learned(value, output, take_pushes(self.embeddings))
+
+    def _learn_together(self, share: Share, interrupted: bool) -> Learned:
+        loss, output, interrupted = learn_share(
+            self.group,
+            self.model,
+            self.loss_fn,
+            self.dense_optimizer,
+            share,
+            interrupted=interrupted,
+        )
+        _require_finite(loss)
+        if self.dense_optimizer is not None:
+            self.dense_optimizer.step()
+        pushes = joint_pushes(self.embeddings)
+        if self.mode.staleness_max and not len(share):
+            pushes = []  # Nobody waits for it.
+        return Learned(loss, output, pushes, interrupted)
+
+    def _check_group(self) -> None:
+        if self.group.alone:
+            return
+        if isinstance(self.mode, Async):
+            raise InvalidArgument(
+                f"Trainer: {self.mode} needs one worker, and this run has {self.group.world_size}; "
+                "use em.Hybrid(staleness=...), or embery run --workers 1"
+            )
+        if self.store.url.startswith("embedded:"):
+            raise InvalidArgument(
+                f"Trainer: this run has {self.group.world_size} workers, and each would train rows "
+                "of its own in an embedded store; call em.connect() without a URL"
+            )
+
+    def _join(self) -> None:
+        """Make this worker's pushes part of those of all workers, or, in Hybrid mode, not."""
+        if not self.group.alone:
+            self.group.begin_alike(self.model)
+            joined = self.group if isinstance(self.mode, Sync) else WorkerGroup(Place())
+            self.store.join_group(joined.rank, joined.world_size)
 
     def to_device(self, batch: Labelled) -> Labelled:
         """Return the batch with its dense part on the model's device; ids stay on the host."""
@@ -250,6 +332,14 @@ class Trainer:
             batch,
             label=batch.label.to(self._device, non_blocking=True),
             dense=None if batch.dense is None else batch.dense.to(self._device, non_blocking=True),
+        )
+
+
+def _require_finite(loss: float) -> None:
+    if not math.isfinite(loss):
+        raise EmberyError(
+            f"the loss is {loss}; this step was not taken. Lower the learning rates, or look for "
+            "labels and features that are not finite"
         )
 
 
