@@ -67,7 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with (
             console,
-            Supervisor(LocalEngine(), console, grace_s=options.grace_s) as supervisor,
+            LocalEngine() as engine,
+            Supervisor(engine, console, grace_s=options.grace_s) as supervisor,
         ):
             run_cluster(options, supervisor)
     except RoleFailed as error:

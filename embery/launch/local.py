@@ -1,7 +1,8 @@
 """The engine of one machine: each role is a child process in a session of its own.
 
 A session keeps Ctrl-C on the terminal from reaching the roles: the launcher tells them in the right
-order. What a role starts stays in its process group, and ends with it.
+order. What a role starts stays in its process group, and ends with it. Should the launcher be
+killed, the kernel kills the roles at once (`child.py`), and a keeper what these had started.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -17,14 +19,18 @@ from typing import BinaryIO
 from embery.errors import Unavailable
 from embery.launch.role import Role
 
-_CHILD = str(Path(__file__).with_name("child.py"))
+# -I -S: they need nothing but the standard library, and should start at once.
+_CHILD, _KEEPER = (
+    (sys.executable, "-I", "-S", str(Path(__file__).with_name(name)))
+    for name in ("child.py", "keeper.py")
+)
 
 
 class LocalProcess:
-    """See `Process`."""
+    """See `Process`; `on_end` is called with its number when it has ended."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
+    def __init__(self, process: subprocess.Popen[bytes], on_end: Callable[[int], None]) -> None:
+        self._process, self._on_end = process, on_end
 
     @property
     def outputs(self) -> tuple[BinaryIO, BinaryIO]:
@@ -42,6 +48,7 @@ class LocalProcess:
             ended = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is not None:
                 self.send(signal.SIGKILL)
+                self._on_end(self._process.pid)
                 self._process.wait()
         return self._process.returncode
 
@@ -53,15 +60,24 @@ class LocalProcess:
 
 
 class LocalEngine:
-    """Starts roles on this machine; the kernel kills them should the launcher vanish."""
+    """Starts roles on this machine; a context manager. See `Engine`."""
+
+    def __enter__(self) -> LocalEngine:
+        self._keeper = subprocess.Popen(
+            _KEEPER, bufsize=0, stdin=subprocess.PIPE, start_new_session=True
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._keeper.stdin is not None
+        self._keeper.stdin.close()
+        self._keeper.wait()
 
     def start(self, role: Role) -> LocalProcess:
         """See `Engine.start`."""
-        # -I -S: the child needs nothing but the standard library, and should start at once.
-        wrapped = [sys.executable, "-I", "-S", _CHILD, str(os.getpid()), *role.command]
         try:
             process = subprocess.Popen(
-                wrapped,
+                [*_CHILD, str(os.getpid()), *role.command],
                 bufsize=0,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -71,4 +87,11 @@ class LocalEngine:
             )
         except OSError as error:
             raise Unavailable(f"{role.name} cannot be started: {error}") from error
-        return LocalProcess(process)
+        self._tell_keeper(process.pid)
+        return LocalProcess(process, lambda group: self._tell_keeper(-group))
+
+    def _tell_keeper(self, number: int) -> None:
+        assert self._keeper.stdin is not None
+        # Without a keeper, should somebody have killed it, the roles go on being supervised.
+        with suppress(BrokenPipeError):
+            self._keeper.stdin.write(b"%d\n" % number)

@@ -57,7 +57,8 @@ def supervising(
     shown = shown or Shown()
     with (
         Console(names, stdout=shown.stdout, stderr=shown.stderr, log_dir=log_dir) as console,
-        Supervisor(LocalEngine(), console, grace_s=grace_s) as supervisor,
+        LocalEngine() as engine,
+        Supervisor(engine, console, grace_s=grace_s) as supervisor,
     ):
         yield supervisor
 
@@ -206,7 +207,8 @@ LAUNCHER = """
     role = Role("worker 0", (sys.executable, "-u", "-c", sys.argv[1]), ready="pids ")
     with (
         Console(["worker 0"], stdout=sys.stdout, stderr=sys.stderr) as console,
-        Supervisor(LocalEngine(), console, grace_s=float(sys.argv[2])) as supervisor,
+        LocalEngine() as engine,
+        Supervisor(engine, console, grace_s=float(sys.argv[2])) as supervisor,
     ):
         supervisor.start([role])
         supervisor.wait_ready([role], timeout_s=20)
@@ -264,13 +266,10 @@ def test_a_second_signal_does_not_wait_for_the_grace_period() -> None:
         wait_gone([int(line.split()[4])])
 
 
-def test_roles_end_when_the_launcher_is_killed() -> None:
-    with launcher(f"import os\nprint('pids', os.getpid(), flush=True)\n{FOREVER}") as (
-        process,
-        line,
-    ):
+def test_all_ends_when_the_launcher_is_killed() -> None:
+    with launcher(WITH_CHILD) as (process, line):
         process.kill()
-        wait_gone([int(line.split()[4])])
+        wait_gone([int(pid) for pid in line.split()[4:]])
 
 
 def test_handlers_of_signals_are_as_they_were_before() -> None:
