@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,6 +27,14 @@ from embery.launch.contract import PEER_LOST, Place
 
 # Of one call. The slowest thing that others wait for is a checkpoint of rank 0.
 TIMEOUT_S = 1800
+
+DenseWire = Literal["float32", "bfloat16", "float16"]
+_WIRES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+DENSE_WIRES = tuple(_WIRES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +175,17 @@ class WorkerGroup:
         for buffer in buffers:
             buffer.div_(self.world_size)
 
-    def reduce(self, optimizer: torch.optim.Optimizer | None, numbers: list[float]) -> list[float]:
+    def reduce(
+        self,
+        optimizer: torch.optim.Optimizer | None,
+        numbers: list[float],
+        *,
+        wire: DenseWire = "float32",
+    ) -> list[float]:
         """Add up the gradients of the parameters of `optimizer`; return the sums of `numbers`.
 
-        A parameter that has a gradient in some workers gets it in all. Errors as of `add_up`.
+        A parameter that has a gradient in some workers gets it in all. Those of float32 travel, and
+        are added up, as `wire` says. Errors as of `add_up`.
         """
         groups = [] if optimizer is None else optimizer.param_groups
         parameters = [parameter for group in groups for parameter in group["params"]]
@@ -177,7 +193,9 @@ class WorkerGroup:
         flat = {dtype: _flat_gradients(parameters, dtype) for dtype in _dtypes(parameters)}
         # Numbers travel as float64: sums of losses keep their bits.
         sums = torch.tensor([*numbers, *present], dtype=torch.float64)
-        self.add_up(sums, *flat.values())
+        sent = {k: g.to(_WIRES[wire]) if k == torch.float32 else g for k, g in flat.items()}
+        self.add_up(sums, *sent.values())
+        flat = {dtype: gradients.to(dtype) for dtype, gradients in sent.items()}
         found = sums.tolist()
         for dtype, gradients in flat.items():
             mine = [p for p in parameters if p.dtype == dtype]

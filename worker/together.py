@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from embery.store import F32, U64
 from embery.worker.embedding import EmbeddingModule
 from embery.worker.gradients import Push, take_pushes
-from embery.worker.group import Share, WorkerGroup
+from embery.worker.group import DenseWire, Share, WorkerGroup
 
 
 def learn_share(
@@ -28,12 +28,14 @@ def learn_share(
     optimizer: torch.optim.Optimizer | None,
     share: Share,
     *,
-    interrupted: bool,
+    wire: DenseWire = "float32",
+    interrupted: bool = False,
 ) -> tuple[float, Any, bool]:
     """Compute the gradients of the whole batch, from this worker's share and those of the others.
 
     Args:
         loss_fn: must return the mean over the rows it is given.
+        wire: how dense gradients travel.
         interrupted: whether this worker was asked to end.
 
     Returns:
@@ -49,7 +51,7 @@ def learn_share(
         value = float(loss.detach())
         if math.isfinite(value):
             loss.backward()  # type: ignore[no-untyped-call]
-    value, asked = group.reduce(optimizer, [value, float(interrupted)])
+    value, asked = group.reduce(optimizer, [value, float(interrupted)], wire=wire)
     return value, output, asked > 0
 
 

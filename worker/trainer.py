@@ -22,7 +22,7 @@ from embery.worker.batches import batches_of, closing_iterator
 from embery.worker.embedding import EmbeddingModule
 from embery.worker.fitting import FitOptions, FitResult, FitRun
 from embery.worker.gradients import Push, take_pushes
-from embery.worker.group import Share, WorkerGroup
+from embery.worker.group import DENSE_WIRES, DenseWire, Share, WorkerGroup
 from embery.worker.lookahead import prefetch
 from embery.worker.metrics import ClickMetrics, Outputs
 from embery.worker.modes import Async, Mode, Sync
@@ -72,6 +72,8 @@ class Trainer:
         store: of the model's embedding modules.
         mode: em.Sync(), em.Hybrid(staleness=...) or em.Async(staleness=...).
         outputs: what the model returns, for the metrics: "logits" or "probabilities".
+        dense_wire: how dense gradients travel between several workers, and are added up:
+            "float32", or "bfloat16" or "float16" in half the bytes.
 
     Raises:
         InvalidArgument: the model has no embedding module, or one of another store.
@@ -86,15 +88,19 @@ class Trainer:
         store: Store,
         mode: Mode | None = None,
         outputs: Outputs = "logits",
+        dense_wire: DenseWire = "float32",
     ) -> None:
         self.mode = Sync() if mode is None else mode
         if not isinstance(self.mode, Mode) or type(self.mode) is Mode:
             raise InvalidArgument(f"mode must be em.Sync(), Hybrid() or Async(), got {mode!r}")
         self.mode.validate()
+        if dense_wire not in DENSE_WIRES:
+            raise InvalidArgument(f"dense_wire must be one of {DENSE_WIRES}, got {dense_wire!r}")
         self.model = model
         self.loss_fn = loss_fn
         self.dense_optimizer = dense_optimizer
         self.store = store
+        self.dense_wire: DenseWire = dense_wire
         self.group = WorkerGroup.of_run()
         self._check_group()
         self.outputs: Outputs = outputs
@@ -293,6 +299,7 @@ class Trainer:
             self.loss_fn,
             self.dense_optimizer,
             share,
+            wire=self.dense_wire,
             interrupted=interrupted,
         )
         _require_finite(loss)

@@ -83,7 +83,7 @@ class Supervisor:
             self._handlers[number] = signal.signal(number, self._on_signal)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             self.stop([run.role for run in self._running.values()], signal.SIGTERM)
         finally:

@@ -170,6 +170,30 @@ def test_gradients_and_loss_of_the_shares_are_those_of_the_batch() -> None:
         torch.testing.assert_close(torch.tensor(end[f"used.{name}"]), value)
 
 
+@pytest.mark.parametrize("wire", ["bfloat16", "float16"])
+def test_gradients_may_travel_in_half_the_bytes(wire: str) -> None:
+    program = f"""
+        import torch
+        from torch import nn
+        from embery.worker.group import WorkerGroup
+
+        group = WorkerGroup.of_run()
+        layer = nn.Linear(100, 10)
+        optimizer = torch.optim.SGD(layer.parameters())
+        for p in layer.parameters():
+            p.grad = torch.linspace(-1, 1, p.numel()).view_as(p) / 3 + group.rank
+        (sum_of_ranks,) = group.reduce(optimizer, [0.1 + group.rank], wire="{wire}")
+        assert sum_of_ranks == 0.1 + (0.1 + 1), sum_of_ranks
+        for p in layer.parameters():
+            exact = torch.linspace(-1, 1, p.numel()).view_as(p) / 3 * 2 + 1
+            assert p.grad.dtype == torch.float32
+            error = (p.grad - exact).abs().max().item()
+            assert 0 < error < 2 ** (-7 if "{wire}" == "bfloat16" else -10), error
+    """
+    for done in run_workers(program, world=2):
+        assert done.returncode == 0, done.stderr
+
+
 def test_metrics_buffers_and_texts_are_those_of_all_workers() -> None:
     program = """
         import json, torch

@@ -295,6 +295,8 @@ def test_a_trainer_that_cannot_work_is_refused(make_trial: MakeTrial, batches: B
         em.Trainer(trial.model, loss, store=trial.store, mode="sync")
     with pytest.raises(em.InvalidArgument, match="outputs must be"):
         em.Trainer(trial.model, loss, store=trial.store, outputs="scores")
+    with pytest.raises(em.InvalidArgument, match="dense_wire must be one of"):
+        em.Trainer(trial.model, loss, store=trial.store, dense_wire="int8")
     with pytest.raises(em.InvalidArgument, match=r"look_ahead=False goes with em\.Sync"):
         make_trial(em.Hybrid()).trainer.fit(batches, look_ahead=False)
     with pytest.raises(em.InvalidArgument, match=r"Hybrid\.staleness must lie in"):
