@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.measure import emit, rss_bytes
-from benchmarks.w1 import TABLE, filled_store
+from benchmarks.w1 import FILL_KEYS, TABLE, filled_store
 
 FLOAT_BYTES = 4
 
@@ -21,8 +21,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
 
-    # A small store first: what imports, threads and the filling buffer cost is not a row's.
-    filled_store(1, args.dim, args.threads).close()
+    # A small store first: what imports, threads and the buffers of a batch cost is not a row's.
+    filled_store(FILL_KEYS, args.dim, args.threads).close()
     before = rss_bytes()
     with filled_store(args.rows, args.dim, args.threads) as store:
         grown = rss_bytes() - before

@@ -22,7 +22,7 @@ from benchmarks.measure import cpu_s, emit_rate
 
 TABLE = "w1"
 WARM_STEPS = 5
-FILL_KEYS = 262_144
+FILL_KEYS = 106_496
 
 
 def filled_store(n_rows: int, dim: int, threads: int) -> em.Store:

@@ -192,8 +192,13 @@ class EmbeddedStore(Store):
             self._watchers = tuple(w for w in self._watchers if w is not watcher)
 
     def now_s(self) -> int:
-        """See `Store.now_s`."""
-        return int(self._clock())
+        """See `Store.now_s`; raises `InvalidArgument` if the clock is not within uint32."""
+        now = self._clock()
+        if not 0 <= now < 2**32:  # NaN too.
+            raise InvalidArgument(
+                f"the clock of {self.url} must return seconds since 1970, 0 <= t < 2**32; got {now!r}"
+            )
+        return int(now)
 
     def _background(self) -> ThreadPoolExecutor:
         with self._lock:

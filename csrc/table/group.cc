@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cstring>
+#include <string>
 #include <utility>
 
 #include "base/random.h"
@@ -108,6 +109,25 @@ size_t SlotGroup::GroupOccurrences(const GroupBatch& batch, GroupScratch& scratc
   // Each start moves to its end while the positions are laid down, in their order.
   for (size_t i = 0; i < count; ++i) occurrences[ends[which[i]]++] = batch.positions[i];
   return found;
+}
+
+Status SlotGroup::CheckSums(const GroupBatch& batch, const float* grads,
+                            GroupScratch& scratch) const {
+  const uint32_t dim = context_.spec.dim;
+  const size_t distinct_count = GroupOccurrences(batch, scratch);
+  const uint32_t* ends = scratch.ends.data();
+  float* sum = scratch.sum.Reset(dim);
+  for (size_t d = 0; d < distinct_count; ++d) {
+    const uint32_t begin = d == 0 ? 0 : ends[d - 1];
+    if (ends[d] - begin == 1) continue;
+    context_.kernels.sum_rows(grads, scratch.occurrences.data() + begin, ends[d] - begin, dim, sum);
+    if (context_.kernels.all_finite(sum, dim)) continue;
+    return Status::InvalidArgument("push to table '" + context_.spec.name + "': the sum of the " +
+                                   std::to_string(ends[d] - begin) + " gradients of key " +
+                                   std::to_string(KeyOf(scratch.distinct.data()[d])) +
+                                   " is not finite; nothing was applied");
+  }
+  return Status::Ok();
 }
 
 Status SlotGroup::Push(const GroupBatch& batch, Tick tick, const float* grads,

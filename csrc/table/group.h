@@ -127,6 +127,9 @@ class SlotGroup {
   Status PullMissing(const GroupBatch& batch, Tick tick, float* out, GroupScratch& scratch)
       EXCLUDES(mutex_);
 
+  // kInvalidArgument if finite gradients of one key add up beyond float32.
+  Status CheckSums(const GroupBatch& batch, const float* grads, GroupScratch& scratch) const;
+
   // One optimizer step on every distinct key, with the sum of its rows of `grads`. On failure
   // (memory) keys before the failing one were updated.
   Status Push(const GroupBatch& batch, Tick tick, const float* grads, GroupScratch& scratch)

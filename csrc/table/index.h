@@ -85,7 +85,7 @@ class Index {
   // The handle of the first entry with this tag, or kNoHandle: a guess that is nearly always right,
   // made without looking at a record.
   Handle Guess(uint32_t tag) const {
-    return FindIn(current_, tag, [](Handle) { return true; });
+    return Find(tag, [](Handle) { return true; });
   }
 
   // Returns the handle for which `is_key(handle)` among the entries with this tag, or kNoHandle.

@@ -19,8 +19,8 @@ inline constexpr size_t kAhead = 8;
 // Keys that are located before the first of them is used; their buckets fit the nearest cache.
 inline constexpr size_t kLookupBlock = 128;
 
-// For every i in [0, count), in ascending order: use(i, handle), where `handle` is that of the first
-// entry for tag_of(i) in index_of(i), or kNoHandle: a guess that is nearly always right, made
+// For every i in [0, count), in ascending order: use(i, handle), where `handle` is that of the
+// first entry for tag_of(i) in index_of(i), or kNoHandle: a guess that is nearly always right, made
 // without looking at a record. fetch(i, handle) is called some keys before, to prefetch the record.
 template <typename IndexOf, typename TagOf, typename Fetch, typename Use>
 void LookUpMany(size_t count, IndexOf index_of, TagOf tag_of, Fetch fetch, Use use) {

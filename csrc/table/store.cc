@@ -228,9 +228,13 @@ Status Store::Pull(std::span<const PullRequest> requests, PullMode mode, uint32_
 
 Status Store::CheckFinite(std::span<const PushRequest> requests,
                           const std::vector<Table*>& tables) {
+  const auto raises = [](const Table* table) {
+    return table->spec().non_finite == NonFinite::kRaise;
+  };
+  if (std::none_of(tables.begin(), tables.end(), raises)) return Status::Ok();
   for (size_t r = 0; r < requests.size(); ++r) {
     const TableSpec& spec = tables[r]->spec();
-    if (spec.non_finite != NonFinite::kRaise) continue;
+    if (!raises(tables[r])) continue;
     const size_t dim = spec.dim;
     for (size_t i = 0; i < requests[r].count; ++i) {
       if (kernels_.all_finite(requests[r].grads + i * dim, dim)) continue;
@@ -239,7 +243,13 @@ Status Store::CheckFinite(std::span<const PushRequest> requests,
                                      std::to_string(i) + ") is not finite; nothing was applied");
     }
   }
-  return Status::Ok();
+  return ForEachGroup(
+      requests, tables,
+      [&](size_t r, uint32_t group, const GroupBatch& share, GroupScratch& scratch) {
+        return raises(tables[r])
+                   ? tables[r]->group(group).CheckSums(share, requests[r].grads, scratch)
+                   : Status::Ok();
+      });
 }
 
 Status Store::Push(std::span<const PushRequest> requests, uint32_t now_s) {

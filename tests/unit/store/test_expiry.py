@@ -145,3 +145,13 @@ def test_a_key_pushed_beside_its_expired_neighbours_keeps_its_own_record(
     np.testing.assert_array_equal(store.pull("t", keys), expected)
     assert counters(store)["evicted"] == 2000
     assert counters(store)["rows"] == 4000
+
+
+@pytest.mark.parametrize("now", [-1.0, 2.0**32, float("nan"), float("inf")], ids=str)
+def test_a_clock_that_does_not_tell_the_seconds_since_1970_is_refused(
+    connect: Any, now: float
+) -> None:
+    store = connect(em.Table("t", dim=1), clock=lambda: now)
+    with pytest.raises(em.InvalidArgument, match="clock of embedded:"):
+        store.pull("t", [1])
+    assert store.stats()["tables"]["t"]["rows"] == 0
