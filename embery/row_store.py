@@ -1,0 +1,211 @@
+"""What every store does before and after rows move: arguments, order, watchers, time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embery import _native
+from embery.arrays import as_keys, as_out, as_rows
+from embery.errors import InvalidArgument, TableNotFound, Unavailable
+from embery.store import F32, U64, PushWatcher, Store
+from embery.table import Table
+
+PullMode = Literal["train", "eval"]
+
+
+class RowStore(Store):
+    """The row methods of a store, over three that move rows.
+
+    Asynchronous calls run on one background thread, in order.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._tables: dict[str, Table] = {}
+        # Guards the tables and the executor, and keeps whole-store operations apart.
+        self._lock = threading.RLock()
+        self._executor: ThreadPoolExecutor | None = None
+        # Replaced, never changed, so that a push iterates over it without a lock.
+        self._watchers: tuple[PushWatcher, ...] = ()
+        self._closed = False
+
+    # -- what moves rows --------------------------------------------------------------------------
+
+    @abstractmethod
+    def _pull_rows(
+        self, tables: Sequence[str], keys: Sequence[U64], out: Sequence[F32], mode: PullMode
+    ) -> None:
+        """Fill `out[i]` with the rows of `keys[i]` of `tables[i]`."""
+
+    @abstractmethod
+    def _peek_rows(
+        self,
+        tables: Sequence[str],
+        keys: Sequence[U64],
+        out: Sequence[F32],
+        absent: Sequence[NDArray[np.uint8]],
+    ) -> None:
+        """See `Store.peek_batch`."""
+
+    @abstractmethod
+    def _push_rows(
+        self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32], now_s: int
+    ) -> None:
+        """Apply the gradients; returns once they are."""
+
+    # -- tables -----------------------------------------------------------------------------------
+
+    def tables(self) -> dict[str, Table]:
+        """See `Store.tables`."""
+        with self._lock:
+            return dict(self._tables)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise Unavailable("the store is closed; connect again")
+
+    def _table(self, name: str) -> Table:
+        self._require_open()
+        try:
+            return self._tables[name]
+        except KeyError:
+            known = ", ".join(sorted(self._tables)) or "none"
+            raise TableNotFound(
+                f"no table {name!r} in {self.url}; tables: {known}; create it by create_table"
+            ) from None
+
+    # -- rows -------------------------------------------------------------------------------------
+
+    def pull(self, table: str, keys: Any, *, train: bool = True, out: F32 | None = None) -> F32:
+        """See `Store.pull`."""
+        dim = self._table(table).dim
+        key_array = as_keys(keys, f"pull({table!r}): keys")
+        if out is None:
+            out = _native.empty_rows(key_array.size, dim)
+        else:
+            as_out(out, f"pull({table!r}): out", key_array.size, dim)
+        self._pull_rows([table], [key_array], [out], "train" if train else "eval")
+        return out
+
+    def push(self, table: str, keys: Any, grads: Any) -> None:
+        """See `Store.push`."""
+        self._apply(*self._push_arguments(table, keys, grads), self.now_s())
+
+    def _push_arguments(
+        self, table: str, keys: Any, grads: Any
+    ) -> tuple[list[str], list[U64], list[F32]]:
+        dim = self._table(table).dim
+        key_array = as_keys(keys, f"push({table!r}): keys")
+        rows = as_rows(grads, f"push({table!r}): grads", key_array.size, dim)
+        return [table], [key_array], [rows]
+
+    def _apply(
+        self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32], now_s: int
+    ) -> None:
+        with ExitStack() as watched:
+            for watcher in self._watchers:
+                watched.enter_context(watcher.pushing(tables, keys))
+            self._push_rows(tables, keys, grads, now_s)
+
+    def pull_async(self, table: str, keys: Any, *, train: bool = True) -> Future[F32]:
+        """See `Store.pull_async`; a wrong argument raises here, not in the future."""
+        dim = self._table(table).dim
+        key_array = as_keys(keys, f"pull_async({table!r}): keys")
+        out = _native.empty_rows(key_array.size, dim)
+
+        def run() -> F32:
+            self._pull_rows([table], [key_array], [out], "train" if train else "eval")
+            return out
+
+        return self._background().submit(run)
+
+    def push_async(self, table: str, keys: Any, grads: Any) -> Future[None]:
+        """See `Store.push_async`; a wrong argument raises here, not in the future."""
+        arguments = self._push_arguments(table, keys, grads)
+        return self._background().submit(self._apply, *arguments, self.now_s())
+
+    def pull_batch(
+        self, tables: Sequence[str], keys: Sequence[U64], out: Sequence[F32], *, mode: PullMode
+    ) -> None:
+        """See `Store.pull_batch`."""
+        for table in tables:
+            self._table(table)
+        self._pull_rows(tables, keys, out, mode)
+
+    def peek_batch(
+        self,
+        tables: Sequence[str],
+        keys: Sequence[U64],
+        out: Sequence[F32],
+        absent: Sequence[NDArray[np.uint8]],
+    ) -> None:
+        """See `Store.peek_batch`."""
+        for table in tables:
+            self._table(table)
+        self._peek_rows(tables, keys, out, absent)
+
+    def push_batch(self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32]) -> None:
+        """See `Store.push_batch`."""
+        for table in tables:
+            self._table(table)
+        self._apply(tables, keys, grads, self.now_s())
+
+    # -- watchers, time, background ---------------------------------------------------------------
+
+    def watch(self, watcher: PushWatcher) -> None:
+        """See `Store.watch`."""
+        with self._lock:
+            self._watchers = (*self._watchers, watcher)
+
+    def unwatch(self, watcher: PushWatcher) -> None:
+        """See `Store.unwatch`."""
+        with self._lock:
+            self._watchers = tuple(w for w in self._watchers if w is not watcher)
+
+    def now_s(self) -> int:
+        """See `Store.now_s`; raises `InvalidArgument` if the clock is not within uint32."""
+        now = self._clock()
+        if not 0 <= now < 2**32:  # NaN too.
+            raise InvalidArgument(
+                f"the clock of {self.url} must return seconds since 1970, 0 <= t < 2**32; "
+                f"got {now!r}"
+            )
+        return int(now)
+
+    def _background(self) -> ThreadPoolExecutor:
+        with self._lock:
+            self._require_open()
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(1, thread_name_prefix="embery-store")
+            return self._executor
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        with self._lock:
+            executor, self._executor = self._executor, None
+            self._closed = True
+        if executor is not None:
+            executor.shutdown(wait=True)
+
+
+def difference(known: Table, wanted: Table) -> str:
+    """Say in which fields two definitions of a table differ, and what to do."""
+    old, new = known.to_dict(), wanted.to_dict()
+    fields = [
+        f"{field}: it has {old[field]!r}, this one {new[field]!r}"
+        for field in old
+        if old[field] != new[field]
+    ]
+    return (
+        f"table {known.name!r} exists with another definition ({'; '.join(fields)}); "
+        "use the same definition, or another name"
+    )
