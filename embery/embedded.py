@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from embery import _native, checkpoint
 from embery.checkpoint import Checkpoint
-from embery.row_store import PullMode, RowStore, difference
 from embery.errors import InvalidArgument, SchemaMismatch
+from embery.row_store import PullMode, RowStore, difference
 from embery.rows import describe
 from embery.store import F32, U64
 from embery.table import Table
