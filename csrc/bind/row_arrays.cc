@@ -38,9 +38,10 @@ py::array_t<float> EmptyRows(py::ssize_t count, py::ssize_t dim) {
 }  // namespace
 
 void BindRowArrays(py::module_& module) {
-  module.def("empty_rows", &EmptyRows, py::arg("count"), py::arg("dim"),
-             "A float32 array of shape (count, dim), its contents undefined. A large one is aligned "
-             "to a cache line, lies on huge pages and is used again when it is freed.");
+  module.def(
+      "empty_rows", &EmptyRows, py::arg("count"), py::arg("dim"),
+      "A float32 array of shape (count, dim), its contents undefined. A large one is aligned "
+      "to a cache line, lies on huge pages and is used again when it is freed.");
 }
 
 }  // namespace embery
