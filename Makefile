@@ -23,7 +23,7 @@ BUILT := build/.built
 
 CXX_FILES = $(shell find csrc -name '*.cc' -o -name '*.h')
 PYTHON_PARTS := embery ps worker coordinator serving
-PYTHON_FILES := $(PYTHON_PARTS) $(wildcard tests benchmarks examples) setup.py
+PYTHON_FILES := $(PYTHON_PARTS) proto $(wildcard tests benchmarks examples) setup.py
 CMAKE_CPP := cmake -S . -G Ninja -DEMBERY_PYTHON=OFF -DEMBERY_TESTS=ON
 CMAKE_ALL = cmake -S . -G Ninja -DEMBERY_TESTS=ON -DPython_EXECUTABLE=$(abspath $(PY)) \
 	-Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir)
@@ -40,7 +40,7 @@ endef
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help quickstart build test test-cpp test-asan test-tsan test-python test-long lint lint-python \
-	lint-cpp lint-text format bench build-clang clean
+	lint-cpp lint-text format proto bench build-clang clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -134,6 +134,9 @@ format: $(DEV_READY)  ## rewrite Python and C++ in the house format
 	ruff check --fix $(PYTHON_FILES)
 	ruff format $(PYTHON_FILES)
 	clang-format -i $(CXX_FILES)
+
+proto: $(DEV_READY)  ## generate the stubs of proto/ into embery/rpc/v1
+	$(PY) proto/generate.py
 
 # -- The rest -------------------------------------------------------------------------------------
 

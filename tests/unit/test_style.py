@@ -35,6 +35,8 @@ def files(suffixes: set[str]) -> Iterator[Path]:
     for folder in FOLDERS:
         for where, folders, names in os.walk(ROOT / folder):
             folders[:] = [f for f in folders if f != "__pycache__" and not f.startswith(".")]
+            if Path(where) == ROOT / "embery" / "rpc" / "v1":  # Generated, in nobody's style.
+                continue
             yield from (Path(where, n) for n in sorted(names) if Path(n).suffix in suffixes)
 
 

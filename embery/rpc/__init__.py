@@ -1,0 +1,1 @@
+"""How the roles speak to each other: addresses, credentials, errors, gRPC."""

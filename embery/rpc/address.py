@@ -1,0 +1,57 @@
+"""Addresses: of a cluster, of a role, and of the machine it is on."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+
+from embery.errors import InvalidArgument
+
+SCHEME = "embery://"
+PORT_MAX = 65535
+
+
+def split_address(address: str, what: str) -> tuple[str, int]:
+    """Return host and port of "HOST:PORT" ("[HOST]:PORT" for IPv6).
+
+    Raises:
+        InvalidArgument: naming `what` it is the address of.
+    """
+    host, colon, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > PORT_MAX or "/" in address:
+        raise InvalidArgument(f"{what}: expected HOST:PORT, got {address!r}")
+    return host, int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """Return "HOST:PORT", with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def address_of(url: str) -> str:
+    """Return "HOST:PORT" of "embery://HOST:PORT"; raise `InvalidArgument` for anything else."""
+    if not isinstance(url, str) or not url.startswith(SCHEME):
+        raise InvalidArgument(f"the URL of a cluster is {SCHEME}HOST:PORT, got {url!r}")
+    return join_address(*split_address(url.removeprefix(SCHEME).removesuffix("/"), f"URL {url!r}"))
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def host_identity() -> str:
+    """Return what is equal for two processes that can share memory, and for no others.
+
+    It names this boot of the kernel and the memory file system that the process sees.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    memory = os.stat("/dev/shm")
+    return f"{boot}:{memory.st_dev}"

@@ -1,0 +1,349 @@
+"""Clients of the coordinator and of a server, as the store and the roles use them.
+
+Both are thread-safe, connect when first used, and raise Embery's errors: `Unavailable` where the
+other side cannot be reached, `DeadlineExceeded` where it does not answer in time, `Unauthenticated`
+where it refuses the credentials, `InvalidArgument` where it speaks another version of the protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from embery.errors import Unavailable
+from embery.rpc.address import address_of
+from embery.rpc.channel import CHUNK_BYTES, Channel
+from embery.rpc.credentials import Credentials
+from embery.rpc.records import Routing, ServerInfo, routing_from
+from embery.rpc.v1 import coordinator_pb2 as c
+from embery.rpc.v1 import server_pb2 as s
+from embery.rpc.v1.coordinator_pb2_grpc import CoordinatorStub
+from embery.rpc.v1.server_pb2_grpc import ServerStub
+
+__all__ = ["ClusterStatus", "CoordinatorClient", "Offer", "Routing", "ServerClient", "ServerInfo"]
+
+TIMEOUT_S = 10.0
+CALL_TIMEOUT_S = 60.0
+# The server answers a call that waits by itself; this much later the caller gives up on it.
+WAIT_GRACE_S = 5.0
+DATA_VERSIONS = (1,)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerGrant:
+    """What a server learns when it registers; `tables` are definitions."""
+
+    number: int
+    cluster_id: str
+    secret: bytes
+    routing: Routing
+    tables: list[dict[str, Any]]
+    heartbeat_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGrant:
+    """What a worker learns when it registers; `client` is unique in the life of the cluster."""
+
+    client: int
+    cluster_id: str
+    secret: bytes
+    heartbeat_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Answer to a heartbeat; a member that is not `known` registers again."""
+
+    known: bool
+    routing_version: int
+    table_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A worker as the coordinator sees it; `state` is "live", "lost" or "left"."""
+
+    client: int
+    rank: int
+    world_size: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """The cluster as the coordinator sees it; `reason` says what it decided last, and why."""
+
+    cluster_id: str
+    expected_servers: int
+    reason: str
+    routing: Routing
+    tables: list[dict[str, Any]]
+    workers: list[WorkerStatus]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """How rows travel to a server: "tcp", to `host` and `port` with `secret`, or "grpc".
+
+    `version` is that of the frames, `reasons` say why other transports were passed over.
+    """
+
+    number: int
+    version: int
+    transport: str
+    reasons: tuple[str, ...]
+    host: str
+    port: int
+    secret: bytes
+
+
+class CoordinatorClient:
+    """Calls a coordinator.
+
+    Args:
+        url: "embery://HOST:PORT".
+        credentials: None takes those that the environment names.
+        timeout_s: deadline of a call that names none of its own.
+    """
+
+    def __init__(
+        self, url: str, credentials: Credentials | None = None, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self.url = url
+        self._timeout_s = timeout_s
+        credentials = credentials or Credentials.from_environment()
+        self._channel = Channel(address_of(url), credentials, role="coordinator")
+        self._stub = CoordinatorStub(self._channel.grpc)  # type: ignore[no-untyped-call]
+
+    def register_server(self, *, incarnation: str, address: str, host_identity: str) -> ServerGrant:
+        """Register a server; again with the same `incarnation` returns the same number."""
+        request = c.RegisterServerRequest(
+            incarnation=incarnation, address=address, host_identity=host_identity
+        )
+        reply = self._channel.call(
+            self._stub.RegisterServer, request, self._timeout_s, what="register server"
+        )
+        return ServerGrant(
+            number=reply.number,
+            cluster_id=reply.cluster_id,
+            secret=reply.secret,
+            routing=routing_from(reply.routing),
+            tables=[json.loads(table) for table in reply.tables],
+            heartbeat_s=reply.heartbeat_ms / 1000,
+        )
+
+    def register_worker(
+        self, *, incarnation: str, rank: int = 0, world_size: int = 1, host_identity: str = ""
+    ) -> WorkerGrant:
+        """Register a worker; again with the same `incarnation` returns the same client."""
+        request = c.RegisterWorkerRequest(
+            incarnation=incarnation, rank=rank, world_size=world_size, host_identity=host_identity
+        )
+        reply = self._channel.call(
+            self._stub.RegisterWorker, request, self._timeout_s, what="register worker"
+        )
+        return WorkerGrant(
+            reply.client, reply.cluster_id, reply.secret, heartbeat_s=reply.heartbeat_ms / 1000
+        )
+
+    def heartbeat(self, incarnation: str, *, timeout_s: float | None = None) -> Beat:
+        """Say that a server or worker is there."""
+        reply = self._channel.call(
+            self._stub.Heartbeat,
+            c.HeartbeatRequest(incarnation=incarnation),
+            self._timeout_s if timeout_s is None else timeout_s,
+            what="heartbeat",
+        )
+        return Beat(reply.known, reply.routing_version, reply.table_count)
+
+    def leave(self, incarnation: str, *, timeout_s: float | None = None) -> None:
+        """Say that a server or worker is about to end; a no-op for one that is not known."""
+        self._channel.call(
+            self._stub.Leave,
+            c.LeaveRequest(incarnation=incarnation),
+            self._timeout_s if timeout_s is None else timeout_s,
+            what="leave",
+        )
+
+    def routing(self, after_version: int = 0, timeout_s: float | None = None) -> Routing:
+        """Wait for a routing newer than `after_version`, and return it.
+
+        Raises:
+            Unavailable: slots are not placed yet; the message says how many servers are missing.
+            DeadlineExceeded: none newer came within `timeout_s`.
+        """
+        wait_s = self._timeout_s if timeout_s is None else timeout_s
+        request = c.WaitRoutingRequest(after_version=after_version, wait_ms=round(wait_s * 1000))
+        return routing_from(
+            self._channel.call(
+                self._stub.WaitRouting, request, wait_s + WAIT_GRACE_S, what="routing"
+            )
+        )
+
+    def create_table(self, definition_json: str) -> None:
+        """Create a table of `Table.to_dict()` as JSON; a no-op if an equal one exists.
+
+        Returns when every live server has it.
+
+        Raises:
+            SchemaMismatch: a table of this name has another definition.
+            Unavailable: slots are not placed yet, or a server cannot be reached; try again.
+        """
+        request = c.CreateTableRequest(
+            definition_json=definition_json, wait_ms=round(self._timeout_s * 1000)
+        )
+        self._channel.call(
+            self._stub.CreateTable, request, self._timeout_s + WAIT_GRACE_S, what="create table"
+        )
+
+    def tables(self) -> list[dict[str, Any]]:
+        """Return the definitions of all tables, in the order of their creation."""
+        reply = self._channel.call(
+            self._stub.ListTables, c.ListTablesRequest(), self._timeout_s, what="tables"
+        )
+        return [json.loads(table) for table in reply.tables]
+
+    def status(self) -> ClusterStatus:
+        """Return what the coordinator knows of the cluster."""
+        reply = self._channel.call(
+            self._stub.Status, c.StatusRequest(), self._timeout_s, what="status"
+        )
+        return ClusterStatus(
+            cluster_id=reply.cluster_id,
+            expected_servers=reply.expected_servers,
+            reason=reply.reason,
+            routing=routing_from(reply.routing),
+            tables=[json.loads(table) for table in reply.tables],
+            workers=[WorkerStatus(w.client, w.rank, w.world_size, w.state) for w in reply.workers],
+        )
+
+    def close(self) -> None:
+        """Close the connection; calls under way fail."""
+        self._channel.close()
+
+
+class ServerClient:
+    """Calls a server.
+
+    Args:
+        address: "HOST:PORT" of its gRPC service, as the routing has it.
+        credentials: None takes those that the environment names.
+        timeout_s: deadline of a call that names none of its own.
+    """
+
+    def __init__(
+        self, address: str, credentials: Credentials | None = None, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self.address = address
+        self._timeout_s = timeout_s
+        credentials = credentials or Credentials.from_environment()
+        self._channel = Channel(address, credentials, role="server")
+        self._stub = ServerStub(self._channel.grpc)  # type: ignore[no-untyped-call]
+
+    def negotiate(
+        self,
+        host_identity: str,
+        versions: Sequence[int] = DATA_VERSIONS,
+        transport: str = "auto",
+    ) -> Offer:
+        """Agree how rows travel; `transport` is "auto", "tcp" or "grpc".
+
+        Raises:
+            InvalidArgument: no version in common, or an unknown transport.
+            Unavailable: the transport that was asked for cannot be had; the message says why.
+        """
+        request = s.NegotiateRequest(
+            host_identity=host_identity, versions=versions, transport=transport
+        )
+        reply = self._channel.call(self._stub.Negotiate, request, self._timeout_s, what="negotiate")
+        return Offer(
+            number=reply.number,
+            version=reply.version,
+            transport=reply.transport,
+            reasons=tuple(reply.reasons),
+            host=reply.tcp_host,
+            port=reply.tcp_port,
+            secret=reply.secret,
+        )
+
+    def create_table(self, definition_json: str, *, timeout_s: float | None = None) -> None:
+        """Create a table; a no-op if an equal one exists. Only the coordinator calls this."""
+        self._channel.call(
+            self._stub.CreateTable,
+            s.CreateServerTableRequest(definition_json=definition_json),
+            self._timeout_s if timeout_s is None else timeout_s,
+            what="create table",
+        )
+
+    def set_routing(self, routing: Routing, *, timeout_s: float | None = None) -> int:
+        """Set the routing and return the version now in force. Only the coordinator calls this."""
+        reply = self._channel.call(
+            self._stub.SetRouting,
+            s.SetRoutingRequest(routing=routing.to_message()),
+            self._timeout_s if timeout_s is None else timeout_s,
+            what="set routing",
+        )
+        return int(reply.version)
+
+    def table_stats(self, table: str) -> dict[str, int]:
+        """Return the counters of a table here; "" returns those of the server's data plane."""
+        reply = self._channel.call(
+            self._stub.TableStats,
+            s.TableStatsRequest(table=table),
+            self._timeout_s,
+            what=f"statistics of {table!r}",
+        )
+        return dict(reply.counters)
+
+    def inspect(self, table: str, key: int) -> dict[str, Any] | None:
+        """Return the row of `key` in words, without its slot; None if it does not exist here."""
+        reply = self._channel.call(
+            self._stub.Inspect,
+            s.InspectRequest(table=table, key=key),
+            self._timeout_s,
+            what=f"inspect {table!r}",
+        )
+        row: dict[str, Any] | None = json.loads(reply.row_json) if reply.row_json else None
+        return row
+
+    def evict(self, table: str, *, now_s: int, timeout_s: float = CALL_TIMEOUT_S) -> int:
+        """Apply the table's eviction policy at the time `now_s`; return how many rows went."""
+        request = s.EvictRequest(table=table, now_s=now_s, request_id=uuid.uuid4().hex)
+        reply = self._channel.call(self._stub.Evict, request, timeout_s, what=f"evict {table!r}")
+        return int(reply.rows)
+
+    def deletions(self, table: str) -> int:
+        """Return how many rows of a table were ever deleted here."""
+        reply = self._channel.call(
+            self._stub.Deletions,
+            s.DeletionsRequest(table=table),
+            self._timeout_s,
+            what=f"deletions of {table!r}",
+        )
+        return int(reply.rows)
+
+    def call(self, frame: bytes, timeout_s: float = CALL_TIMEOUT_S) -> bytes:
+        """Send a frame of the data plane and return the reply's."""
+        with self._channel.errors("data call"):
+            replies = self._stub.Call(
+                chunks(frame), timeout=timeout_s, metadata=self._channel.metadata
+            )
+            reply = b"".join(chunk.data for chunk in replies)
+        if not reply:
+            raise Unavailable(f"data call: server at {self.address} sent an empty reply")
+        return reply
+
+    def close(self) -> None:
+        """Close the connection; calls under way fail."""
+        self._channel.close()
+
+
+def chunks(frame: bytes) -> Iterator[s.Chunk]:
+    """Cut a frame into messages that gRPC carries well."""
+    view = memoryview(frame)
+    for begin in range(0, len(view), CHUNK_BYTES):
+        yield s.Chunk(data=bytes(view[begin : begin + CHUNK_BYTES]))

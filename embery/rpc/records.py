@@ -1,0 +1,103 @@
+"""Routing as the roles hold it, and its message on the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embery.errors import Internal
+from embery.routing import SLOT_COUNT
+from embery.rpc.v1 import routing_pb2 as r
+
+ServerState = Literal["joining", "live", "lost", "left"]
+_STATES: dict[ServerState, r.ServerState] = {
+    "joining": r.SERVER_STATE_JOINING,
+    "live": r.SERVER_STATE_LIVE,
+    "lost": r.SERVER_STATE_LOST,
+    "left": r.SERVER_STATE_LEFT,
+}
+_STATE_NAMES = {message: state for state, message in _STATES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """A server as the routing names it.
+
+    Args:
+        number: of the server in the cluster.
+        address: "HOST:PORT" of its gRPC service.
+        host_identity: equal for processes that can share memory.
+        state: "joining", "live", "lost" (missed its lease) or "left" (ended cleanly).
+    """
+
+    number: int
+    address: str
+    host_identity: str
+    state: ServerState
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Which server owns which slot. Its arrays never change.
+
+    Args:
+        version: 0 before slots were placed; then `owners` and `changed_at` are empty.
+        owners: uint16, shape (4096,): the number of the server that owns the slot.
+        changed_at: uint64, shape (4096,): the version in which the owner last changed.
+        servers: by number.
+    """
+
+    version: int
+    owners: NDArray[np.uint16]
+    changed_at: NDArray[np.uint64]
+    servers: dict[int, ServerInfo] = field(default_factory=dict)
+
+    @staticmethod
+    def unplaced(servers: dict[int, ServerInfo]) -> Routing:
+        """Return the routing of a cluster whose slots belong to nobody yet."""
+        return Routing(0, np.empty(0, np.uint16), np.empty(0, np.uint64), servers)
+
+    def to_message(self) -> r.Routing:
+        """Return the message on the wire."""
+        return r.Routing(
+            version=self.version,
+            owners=self.owners.tolist(),
+            changed_at=self.changed_at.tolist(),
+            servers=[
+                r.ServerInfo(
+                    number=server.number,
+                    address=server.address,
+                    host_identity=server.host_identity,
+                    state=_STATES[server.state],
+                )
+                for server in self.servers.values()
+            ],
+        )
+
+
+def routing_from(message: r.Routing) -> Routing:
+    """Return what a message says; raise `Internal` if it is not a whole routing."""
+    count = SLOT_COUNT if message.version else 0
+    if not len(message.owners) == len(message.changed_at) == count:
+        raise Internal(
+            f"routing {message.version} has {len(message.owners)} owners and "
+            f"{len(message.changed_at)} versions, expected {count} of each"
+        )
+    servers = {
+        info.number: ServerInfo(
+            info.number,
+            info.address,
+            info.host_identity,
+            _STATE_NAMES.get(info.state, "joining"),
+        )
+        for info in message.servers
+    }
+    return Routing(
+        message.version,
+        np.array(message.owners, np.uint16),
+        np.array(message.changed_at, np.uint64),
+        servers,
+    )

@@ -1,0 +1,146 @@
+from embery.rpc.v1 import routing_pb2 as _routing_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RegisterServerRequest(_message.Message):
+    __slots__ = ("incarnation", "address", "host_identity")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    HOST_IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    address: str
+    host_identity: str
+    def __init__(self, incarnation: _Optional[str] = ..., address: _Optional[str] = ..., host_identity: _Optional[str] = ...) -> None: ...
+
+class RegisterServerReply(_message.Message):
+    __slots__ = ("number", "cluster_id", "secret", "routing", "tables", "heartbeat_ms")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    cluster_id: str
+    secret: bytes
+    routing: _routing_pb2.Routing
+    tables: _containers.RepeatedScalarFieldContainer[str]
+    heartbeat_ms: int
+    def __init__(self, number: _Optional[int] = ..., cluster_id: _Optional[str] = ..., secret: _Optional[bytes] = ..., routing: _Optional[_Union[_routing_pb2.Routing, _Mapping]] = ..., tables: _Optional[_Iterable[str]] = ..., heartbeat_ms: _Optional[int] = ...) -> None: ...
+
+class RegisterWorkerRequest(_message.Message):
+    __slots__ = ("incarnation", "rank", "world_size", "host_identity")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    HOST_IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    rank: int
+    world_size: int
+    host_identity: str
+    def __init__(self, incarnation: _Optional[str] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., host_identity: _Optional[str] = ...) -> None: ...
+
+class RegisterWorkerReply(_message.Message):
+    __slots__ = ("client", "cluster_id", "secret", "heartbeat_ms")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
+    client: int
+    cluster_id: str
+    secret: bytes
+    heartbeat_ms: int
+    def __init__(self, client: _Optional[int] = ..., cluster_id: _Optional[str] = ..., secret: _Optional[bytes] = ..., heartbeat_ms: _Optional[int] = ...) -> None: ...
+
+class HeartbeatRequest(_message.Message):
+    __slots__ = ("incarnation",)
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    def __init__(self, incarnation: _Optional[str] = ...) -> None: ...
+
+class HeartbeatReply(_message.Message):
+    __slots__ = ("known", "routing_version", "table_count")
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TABLE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    known: bool
+    routing_version: int
+    table_count: int
+    def __init__(self, known: bool = ..., routing_version: _Optional[int] = ..., table_count: _Optional[int] = ...) -> None: ...
+
+class LeaveRequest(_message.Message):
+    __slots__ = ("incarnation",)
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    def __init__(self, incarnation: _Optional[str] = ...) -> None: ...
+
+class LeaveReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WaitRoutingRequest(_message.Message):
+    __slots__ = ("after_version", "wait_ms")
+    AFTER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    after_version: int
+    wait_ms: int
+    def __init__(self, after_version: _Optional[int] = ..., wait_ms: _Optional[int] = ...) -> None: ...
+
+class CreateTableRequest(_message.Message):
+    __slots__ = ("definition_json", "wait_ms")
+    DEFINITION_JSON_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    definition_json: str
+    wait_ms: int
+    def __init__(self, definition_json: _Optional[str] = ..., wait_ms: _Optional[int] = ...) -> None: ...
+
+class CreateTableReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListTablesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListTablesReply(_message.Message):
+    __slots__ = ("tables",)
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    tables: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tables: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WorkerInfo(_message.Message):
+    __slots__ = ("client", "rank", "world_size", "state")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    client: int
+    rank: int
+    world_size: int
+    state: str
+    def __init__(self, client: _Optional[int] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("cluster_id", "expected_servers", "reason", "routing", "tables", "workers")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_SERVERS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    expected_servers: int
+    reason: str
+    routing: _routing_pb2.Routing
+    tables: _containers.RepeatedScalarFieldContainer[str]
+    workers: _containers.RepeatedCompositeFieldContainer[WorkerInfo]
+    def __init__(self, cluster_id: _Optional[str] = ..., expected_servers: _Optional[int] = ..., reason: _Optional[str] = ..., routing: _Optional[_Union[_routing_pb2.Routing, _Mapping]] = ..., tables: _Optional[_Iterable[str]] = ..., workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ...) -> None: ...

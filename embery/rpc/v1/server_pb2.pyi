@@ -1,0 +1,125 @@
+from embery.rpc.v1 import routing_pb2 as _routing_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class NegotiateRequest(_message.Message):
+    __slots__ = ("host_identity", "versions", "transport")
+    HOST_IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    host_identity: str
+    versions: _containers.RepeatedScalarFieldContainer[int]
+    transport: str
+    def __init__(self, host_identity: _Optional[str] = ..., versions: _Optional[_Iterable[int]] = ..., transport: _Optional[str] = ...) -> None: ...
+
+class NegotiateReply(_message.Message):
+    __slots__ = ("number", "version", "transport", "reasons", "tcp_host", "tcp_port", "secret")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    TCP_HOST_FIELD_NUMBER: _ClassVar[int]
+    TCP_PORT_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    version: int
+    transport: str
+    reasons: _containers.RepeatedScalarFieldContainer[str]
+    tcp_host: str
+    tcp_port: int
+    secret: bytes
+    def __init__(self, number: _Optional[int] = ..., version: _Optional[int] = ..., transport: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., tcp_host: _Optional[str] = ..., tcp_port: _Optional[int] = ..., secret: _Optional[bytes] = ...) -> None: ...
+
+class CreateServerTableRequest(_message.Message):
+    __slots__ = ("definition_json",)
+    DEFINITION_JSON_FIELD_NUMBER: _ClassVar[int]
+    definition_json: str
+    def __init__(self, definition_json: _Optional[str] = ...) -> None: ...
+
+class CreateServerTableReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SetRoutingRequest(_message.Message):
+    __slots__ = ("routing",)
+    ROUTING_FIELD_NUMBER: _ClassVar[int]
+    routing: _routing_pb2.Routing
+    def __init__(self, routing: _Optional[_Union[_routing_pb2.Routing, _Mapping]] = ...) -> None: ...
+
+class SetRoutingReply(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    def __init__(self, version: _Optional[int] = ...) -> None: ...
+
+class TableStatsRequest(_message.Message):
+    __slots__ = ("table",)
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    def __init__(self, table: _Optional[str] = ...) -> None: ...
+
+class TableStatsReply(_message.Message):
+    __slots__ = ("counters",)
+    class CountersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    counters: _containers.ScalarMap[str, int]
+    def __init__(self, counters: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class InspectRequest(_message.Message):
+    __slots__ = ("table", "key")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    key: int
+    def __init__(self, table: _Optional[str] = ..., key: _Optional[int] = ...) -> None: ...
+
+class InspectReply(_message.Message):
+    __slots__ = ("row_json",)
+    ROW_JSON_FIELD_NUMBER: _ClassVar[int]
+    row_json: str
+    def __init__(self, row_json: _Optional[str] = ...) -> None: ...
+
+class EvictRequest(_message.Message):
+    __slots__ = ("table", "now_s", "request_id")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    NOW_S_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    now_s: int
+    request_id: str
+    def __init__(self, table: _Optional[str] = ..., now_s: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class EvictReply(_message.Message):
+    __slots__ = ("rows",)
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    def __init__(self, rows: _Optional[int] = ...) -> None: ...
+
+class DeletionsRequest(_message.Message):
+    __slots__ = ("table",)
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    def __init__(self, table: _Optional[str] = ...) -> None: ...
+
+class DeletionsReply(_message.Message):
+    __slots__ = ("rows",)
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    def __init__(self, rows: _Optional[int] = ...) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
