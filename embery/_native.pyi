@@ -1,6 +1,6 @@
 """Types of the native module (csrc/bind). Everything here releases the GIL while it works."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -61,6 +61,124 @@ class Store:
     def export_state(self, table: int) -> dict[str, Any]: ...
     def import_state(self, table: int, state: dict[str, Any]) -> None: ...
     def clear_table(self, table: int) -> None: ...
+
+class Server:
+    """Serves a store to clients. Thread-safe.
+
+    Args:
+        store: whose tables are served; kept alive.
+        server: number of this server in the routing.
+        secret: 16 to 64 bytes that a client must show in the first frame of a connection.
+        threads: that serve connections; at least 1.
+    """
+
+    def __init__(self, store: Store, *, server: int, secret: bytes, threads: int) -> None: ...
+    def listen_tcp(self, host: str, port: int) -> int:
+        """Serve at an address; port 0 picks a free one. Return the port.
+
+        Raises:
+            Unavailable: the port is in use, or the host unknown.
+        """
+
+    def add_table(self, salt: int, table: int) -> None:
+        """Serve the store's table of that id under its salt."""
+
+    def set_routing(
+        self, version: int, owners: NDArray[np.uint16], changed_at: NDArray[np.uint64]
+    ) -> None:
+        """Set the owner of each slot (4096,), and the version in which that last changed (4096,).
+
+        A version older than the present one is ignored. On return nothing is under way by the
+        routing before.
+        """
+
+    def handle(self, frame: bytes) -> bytes:
+        """Answer a frame that another channel carried, which has authenticated its sender.
+
+        Blocks for a push of a group until those of all its workers are in.
+
+        Raises:
+            InvalidArgument: the frame is malformed; what is wrong with a request is in the reply.
+        """
+
+    def stats(self) -> dict[str, int]: ...
+    def stop(self) -> None:
+        """Close listeners and connections; fail what waits. May be called twice."""
+
+class Client:
+    """A worker's side of the servers: a call goes to all that are concerned, at once. Thread-safe.
+
+    Every call raises `Unavailable` (a server is gone), `DeadlineExceeded`, or what a server answers;
+    the message names the server. Of a failed push some servers may have applied their part.
+
+    Args:
+        client: identity of this client in its pushes.
+    """
+
+    def __init__(self, client: int) -> None: ...
+    def connect_tcp(
+        self,
+        server: int,
+        host: str,
+        port: int,
+        secret: bytes,
+        timeout_s: float,
+        bind: str | None = None,
+    ) -> None:
+        """Connect to a server; `bind` is the address of the local interface to use."""
+
+    def connect_call(self, server: int, call: Callable[[bytes], bytes]) -> None:
+        """Reach a server through `call`, which carries a frame to `Server.handle` and back.
+
+        It is called from other threads, from several at once, and must keep deadlines of its own.
+        """
+
+    def disconnect(self, server: int) -> None: ...
+    def set_routing(self, version: int, owners: NDArray[np.uint16]) -> None:
+        """Set the owner of each slot (4096,); an older version than the present one is ignored."""
+
+    def pull(
+        self,
+        salts: Sequence[int],
+        dims: Sequence[int],
+        keys: Sequence[U64],
+        out: Sequence[F32],
+        absent: Sequence[NDArray[np.uint8]] | None,
+        mode: Literal["train", "eval", "peek"],
+        now_s: int,
+        timeout_s: float,
+        refused: Sequence[NDArray[np.uint8]] | None = None,
+    ) -> int:
+        """Read the rows `keys[t]` (n,) of each table into `out[t]` (n, dims[t]).
+
+        Return how many keys were refused because their servers no longer own all they were asked
+        for: `refused[t]` (n,) is then 1 for those, else 0, and their rows are as before; they are
+        to be asked for again with newer routing. `refused` is written only if any were. "peek"
+        needs `absent[t]` (n,).
+        """
+
+    def push(
+        self,
+        salts: Sequence[int],
+        dims: Sequence[int],
+        keys: Sequence[U64],
+        grads: Sequence[F32],
+        *,
+        sequence: int,
+        round: int,
+        rank: int,
+        world: int,
+        now_s: int,
+        timeout_s: float,
+        refused: Sequence[NDArray[np.uint8]] | None = None,
+    ) -> int:
+        """Apply gradients; return how many keys were refused, as `pull` does.
+
+        Every server counts a step of each table, keys or not. With `world` > 1 it is one of the
+        pushes of a round, which are applied as one, in rank order, when all are in.
+        """
+
+    def stats(self) -> dict[str, int]: ...
 
 class BatchPlan:
     """What a batch asks of its tables; never changes."""

@@ -17,8 +17,10 @@ namespace embery {
 void ThrowIfError(const Status& status);
 
 void BindBatch(pybind11::module_& module);
+void BindClient(pybind11::module_& module);
 void BindHash(pybind11::module_& module);
 void BindStore(pybind11::module_& module);
 void BindRowArrays(pybind11::module_& module);
+void BindServer(pybind11::module_& module);
 
 }  // namespace embery

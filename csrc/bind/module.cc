@@ -18,9 +18,11 @@ void ThrowIfError(const Status& status) {
 }  // namespace embery
 
 PYBIND11_MODULE(_native, module) {
-  module.doc() = "The native core of Embery: tables, batches of keys, hashing.";
+  module.doc() = "The native core of Embery: tables, batches of keys, hashing, servers and their clients.";
   embery::BindBatch(module);
+  embery::BindClient(module);
   embery::BindHash(module);
   embery::BindRowArrays(module);
   embery::BindStore(module);
+  embery::BindServer(module);  // Its signatures name Store.
 }

@@ -17,7 +17,11 @@ LAYERS: dict[str, set[str]] = {
     "optim": {"base"},
     "batch": {"base"},
     "table": {"base", "optim"},
-    "bind": {"base", "optim", "batch", "table"},
+    "wire": {"base"},
+    "transport": {"base", "wire"},
+    "server": {"base", "optim", "table", "wire", "transport"},
+    "client": {"base", "optim", "batch", "wire", "transport"},
+    "bind": {"base", "optim", "batch", "table", "wire", "transport", "server", "client"},
 }
 
 Rule = Callable[[Path, str], Iterator[str]]

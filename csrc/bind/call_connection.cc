@@ -1,0 +1,158 @@
+#include "bind/call_connection.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/memory.h"
+#include "base/mutex.h"
+
+namespace py = pybind11;
+
+namespace embery {
+namespace {
+
+// A callable that may be dropped by any thread.
+class Callable {
+ public:
+  explicit Callable(const py::function& call) : call_(new py::function(call)) {}
+  ~Callable() {
+    const py::gil_scoped_acquire gil;
+    delete call_;
+  }
+  Callable(const Callable&) = delete;
+  Callable& operator=(const Callable&) = delete;
+
+  py::object operator()(const py::bytes& frame) const { return (*call_)(frame); }
+
+ private:
+  py::function* call_;
+};
+
+// One request under way; shared by the connection and the thread that runs it.
+struct Errand {
+  ~Errand() {
+    if (done_fd >= 0) close(done_fd);
+  }
+  int done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  std::vector<std::byte> frame;
+  Mutex mutex;
+  bool done GUARDED_BY(mutex) = false;
+  Status status GUARDED_BY(mutex);
+  Region reply GUARDED_BY(mutex);
+  size_t reply_bytes GUARDED_BY(mutex) = 0;
+};
+
+StatusCode CodeOf(const py::error_already_set& error) {
+  const py::object table = py::module_::import("embery.errors").attr("FROM_STATUS");
+  for (const StatusCode code : kAllErrorCodes) {
+    if (error.matches(table[StatusCodeName(code)])) return code;
+  }
+  return StatusCode::kInternal;
+}
+
+// Requires the GIL. The body of the reply in memory aligned for its arrays.
+Result<Region> CallOut(const Callable& call, const std::vector<std::byte>& frame, size_t& bytes) {
+  try {
+    const py::object reply =
+        call(py::bytes(reinterpret_cast<const char*>(frame.data()), frame.size()));
+    if (!py::isinstance<py::bytes>(reply)) {
+      return Status::Internal("the call returned no bytes");
+    }
+    const auto text = reply.cast<std::string_view>();
+    const auto view = DecodeFrame(std::as_bytes(std::span<const char>(text)));
+    if (!view.ok()) return view.status();
+    bytes = view.value().body.size();
+    Region region = Region::Allocate(std::max<size_t>(bytes, 1));
+    if (!region) return Status::ResourceExhausted("no memory for a reply");
+    std::memcpy(region.data(), view.value().body.data(), bytes);
+    return region;
+  } catch (const py::error_already_set& error) {
+    return Status(CodeOf(error), py::str(error.value()).cast<std::string>());
+  }
+}
+
+void Run(const Callable& call, Errand& errand) {
+  size_t bytes = 0;
+  Result<Region> reply = [&] {
+    const py::gil_scoped_acquire gil;
+    return CallOut(call, errand.frame, bytes);
+  }();
+  const MutexLock lock(errand.mutex);
+  errand.status = reply.status();
+  if (reply.ok()) errand.reply = std::move(reply).value();
+  errand.reply_bytes = bytes;
+  errand.done = true;
+  eventfd_write(errand.done_fd, 1);
+}
+
+class CallConnection final : public Connection {
+ public:
+  CallConnection(std::shared_ptr<const Callable> call, std::string name)
+      : call_(std::move(call)), name_(std::move(name)) {}
+
+  Status Start(FrameType type, Pieces body) override {
+    errand_ = std::make_shared<Errand>();
+    if (errand_->done_fd < 0) return Status::ResourceExhausted("no file descriptor is left");
+    size_t bytes = 0;
+    for (const auto& piece : body) bytes += piece.size();
+    std::vector<std::byte>& frame = errand_->frame;
+    frame.reserve(kHeaderBytes + bytes);
+    frame.resize(kHeaderBytes);
+    EncodeHeader({type, ++request_, static_cast<uint32_t>(bytes)}, frame.data());
+    for (const auto& piece : body) frame.insert(frame.end(), piece.begin(), piece.end());
+    reply_ = {};
+    std::thread([call = call_, errand = errand_] { Run(*call, *errand); }).detach();
+    return Status::Ok();
+  }
+
+  Result<bool> Advance() override {
+    const MutexLock lock(errand_->mutex);
+    if (!errand_->done) return false;
+    if (!errand_->status.ok()) {
+      return Status(errand_->status.code(), name_ + ": " + errand_->status.message());
+    }
+    reply_ = {errand_->reply.data(), errand_->reply_bytes};
+    return true;
+  }
+
+  pollfd Awaited() const override { return {errand_->done_fd, POLLIN, 0}; }
+  std::span<const std::byte> reply() const override { return reply_; }
+  uint64_t bytes_sent() const override { return errand_->frame.size(); }
+
+ private:
+  const std::shared_ptr<const Callable> call_;
+  const std::string name_;
+  uint64_t request_ = 0;
+  std::shared_ptr<Errand> errand_;
+  std::span<const std::byte> reply_;
+};
+
+class CallConnector final : public Connector {
+ public:
+  CallConnector(uint16_t server, const py::function& call)
+      : call_(std::make_shared<const Callable>(call)),
+        name_("server " + std::to_string(server) + " (in band)") {}
+
+  Result<std::unique_ptr<Connection>> Open(Deadline) override {
+    return std::unique_ptr<Connection>(std::make_unique<CallConnection>(call_, name_));
+  }
+  const std::string& name() const override { return name_; }
+
+ private:
+  const std::shared_ptr<const Callable> call_;
+  const std::string name_;
+};
+
+}  // namespace
+
+std::unique_ptr<Connector> MakeCallConnector(uint16_t server, const py::function& call) {
+  return std::make_unique<CallConnector>(server, call);
+}
+
+}  // namespace embery

@@ -1,0 +1,232 @@
+// The Python face of the client of the servers.
+#include "client/client.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <chrono>
+#include <cmath>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bind/arrays.h"
+#include "bind/bind.h"
+#include "bind/call_connection.h"
+#include "transport/tcp_connection.h"
+
+namespace py = pybind11;
+
+namespace embery {
+namespace {
+
+using Arrays = std::vector<py::array>;
+
+constexpr double kTimeoutMax_s = 86400;
+
+Deadline DeadlineAfter(double timeout_s) {
+  if (!(timeout_s > 0) || timeout_s > kTimeoutMax_s) {  // NaN too.
+    ThrowIfError(Status::InvalidArgument("timeout_s must be above 0 and at most a day, got " +
+                                         std::to_string(timeout_s)));
+  }
+  return std::chrono::steady_clock::now() +
+         std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+             std::chrono::duration<double>(timeout_s));
+}
+
+std::unique_ptr<Client> MakeClient(uint64_t number) {
+  const Result<const Kernels*> kernels = FindKernels("auto");
+  ThrowIfError(kernels.status());
+  return std::make_unique<Client>(number, *kernels.value());
+}
+
+// The arrays of one call, checked against each other.
+class CallArrays {
+ public:
+  CallArrays(const std::vector<uint64_t>& salts, const std::vector<uint32_t>& dims,
+             const Arrays& keys) {
+    if (salts.size() != dims.size() || salts.size() != keys.size()) {
+      ThrowIfError(Status::InvalidArgument(
+          "salts, dims and keys must be as many: got " + std::to_string(salts.size()) + ", " +
+          std::to_string(dims.size()) + " and " + std::to_string(keys.size())));
+    }
+    for (size_t t = 0; t < salts.size(); ++t) {
+      if (dims[t] == 0 || dims[t] > kWireDimMax) {
+        ThrowIfError(Status::InvalidArgument("dims must be 1 to " + std::to_string(kWireDimMax) +
+                                             ", got " + std::to_string(dims[t])));
+      }
+      const auto count = static_cast<size_t>(keys[t].size());
+      if (count >= UINT32_MAX) ThrowIfError(Status::InvalidArgument("too many keys in a call"));
+      tables_.push_back({salts[t], dims[t], {ArrayData<uint64_t>(keys[t], "keys"), count}});
+    }
+  }
+
+  std::span<const TableKeys> tables() const { return tables_; }
+
+  // Arrays of (keys, dim).
+  std::vector<const float*> Rows(const Arrays& rows, const char* name) const {
+    RequireOneATable(rows, name);
+    std::vector<const float*> data;
+    for (size_t t = 0; t < tables_.size(); ++t) {
+      const auto count = static_cast<py::ssize_t>(tables_[t].keys.size());
+      if (rows[t].ndim() != 2 || rows[t].shape(0) != count ||
+          rows[t].shape(1) != static_cast<py::ssize_t>(tables_[t].dim)) {
+        ThrowIfError(Status::InvalidArgument(std::string(name) + " must have shape (" +
+                                             std::to_string(count) + ", " +
+                                             std::to_string(tables_[t].dim) + "), got " +
+                                             py::str(rows[t].attr("shape")).cast<std::string>()));
+      }
+      data.push_back(ArrayData<float>(rows[t], name));
+    }
+    return data;
+  }
+
+  std::vector<float*> MutableRows(const Arrays& rows, const char* name) const {
+    Rows(rows, name);
+    std::vector<float*> data;
+    for (const py::array& of_table : rows) data.push_back(MutableArrayData<float>(of_table, name));
+    return data;
+  }
+
+  // Arrays of (keys,); none of them if `flags` is absent.
+  std::vector<uint8_t*> Flags(const std::optional<Arrays>& flags, const char* name) const {
+    std::vector<uint8_t*> data;
+    if (!flags.has_value()) return data;
+    RequireOneATable(*flags, name);
+    for (size_t t = 0; t < tables_.size(); ++t) {
+      if (static_cast<size_t>((*flags)[t].size()) != tables_[t].keys.size()) {
+        ThrowIfError(Status::InvalidArgument(std::string(name) + " must be as long as keys"));
+      }
+      data.push_back(MutableArrayData<uint8_t>((*flags)[t], name));
+    }
+    return data;
+  }
+
+ private:
+  void RequireOneATable(const Arrays& arrays, const char* name) const {
+    if (arrays.size() == tables_.size()) return;
+    ThrowIfError(Status::InvalidArgument(std::string(name) + ": one array a table is needed, got " +
+                                         std::to_string(arrays.size()) + " for " +
+                                         std::to_string(tables_.size())));
+  }
+
+  std::vector<TableKeys> tables_;
+};
+
+ReadMode ParseMode(const std::string& mode) {
+  if (mode == "train") return ReadMode::kTrain;
+  if (mode == "eval") return ReadMode::kEval;
+  if (mode == "peek") return ReadMode::kPeek;
+  Throw(Status::InvalidArgument("mode must be 'train', 'eval' or 'peek', got '" + mode + "'"));
+}
+
+size_t Pull(Client& client, const std::vector<uint64_t>& salts, const std::vector<uint32_t>& dims,
+            const Arrays& keys, const Arrays& out, const std::optional<Arrays>& absent,
+            const std::string& mode, uint32_t now_s, double timeout_s,
+            const std::optional<Arrays>& refused) {
+  const Deadline deadline = DeadlineAfter(timeout_s);
+  const CallArrays arrays(salts, dims, keys);
+  const std::vector<float*> rows = arrays.MutableRows(out, "out");
+  const std::vector<uint8_t*> absent_flags = arrays.Flags(absent, "absent");
+  const std::vector<uint8_t*> refused_flags = arrays.Flags(refused, "refused");
+  const ReadMode read_mode = ParseMode(mode);
+  if ((read_mode == ReadMode::kPeek) != absent.has_value()) {
+    ThrowIfError(Status::InvalidArgument("absent belongs to the mode 'peek', and to no other"));
+  }
+  const PullCall call{arrays.tables(), rows,          absent_flags, read_mode,
+                      now_s,           refused_flags, deadline};
+  const Result<size_t> result = [&] {
+    const py::gil_scoped_release release;
+    return client.Pull(call);
+  }();
+  ThrowIfError(result.status());
+  return result.value();
+}
+
+size_t Push(Client& client, const std::vector<uint64_t>& salts, const std::vector<uint32_t>& dims,
+            const Arrays& keys, const Arrays& grads, uint64_t sequence, uint64_t round,
+            uint32_t rank, uint32_t world, uint32_t now_s, double timeout_s,
+            const std::optional<Arrays>& refused) {
+  const Deadline deadline = DeadlineAfter(timeout_s);
+  if (world == 0 || world > kWorldMax || rank >= world) {
+    ThrowIfError(Status::InvalidArgument("push: rank must be below world, and world 1 to " +
+                                         std::to_string(kWorldMax) + "; got " +
+                                         std::to_string(rank) + " of " + std::to_string(world)));
+  }
+  const CallArrays arrays(salts, dims, keys);
+  const std::vector<const float*> rows = arrays.Rows(grads, "grads");
+  const std::vector<uint8_t*> refused_flags = arrays.Flags(refused, "refused");
+  const PushCall call{arrays.tables(), rows,  sequence,      round,   rank,
+                      world,           now_s, refused_flags, deadline};
+  const Result<size_t> result = [&] {
+    const py::gil_scoped_release release;
+    return client.Push(call);
+  }();
+  ThrowIfError(result.status());
+  return result.value();
+}
+
+void ConnectTcp(Client& client, uint16_t server, const std::string& host, uint16_t port,
+                const py::bytes& secret, double timeout_s, const std::optional<std::string>& bind) {
+  const Deadline deadline = DeadlineAfter(timeout_s);
+  TcpAddress address{server, host, port, bind.value_or("")};
+  Status status;
+  {
+    const auto text = secret.cast<std::string>();
+    const py::gil_scoped_release release;
+    status = client.Connect(server, MakeTcpConnector(address, client.number(), text), deadline);
+  }
+  ThrowIfError(status);
+}
+
+void ConnectCall(Client& client, uint16_t server, const py::function& call) {
+  auto connector = MakeCallConnector(server, call);
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = client.Connect(server, std::move(connector), Deadline::max());
+  }
+  ThrowIfError(status);
+}
+
+py::dict ClientStats(const Client::Stats& stats) {
+  py::dict result;
+  result["connections"] = stats.connections;
+  result["connects"] = stats.connects;
+  result["requests"] = stats.requests;
+  result["keys"] = stats.keys;
+  result["keys_sent"] = stats.keys_sent;
+  result["bytes_sent"] = stats.bytes_sent;
+  result["bytes_received"] = stats.bytes_received;
+  result["refused"] = stats.refused;
+  return result;
+}
+
+}  // namespace
+
+void BindClient(py::module_& module) {
+  py::class_<Client>(module, "Client", "A worker's side of the servers. Thread-safe.")
+      .def(py::init(&MakeClient), py::arg("client"))
+      .def("connect_tcp", &ConnectTcp, py::arg("server"), py::arg("host"), py::arg("port"),
+           py::arg("secret"), py::arg("timeout_s"), py::arg("bind") = py::none())
+      .def("connect_call", &ConnectCall, py::arg("server"), py::arg("call"))
+      .def("disconnect", &Client::Disconnect, py::arg("server"),
+           py::call_guard<py::gil_scoped_release>())
+      .def(
+          "set_routing",
+          [](Client& client, uint64_t version, const py::array& owners) {
+            const uint16_t* data = ArrayData<uint16_t>(owners, "owners");
+            ThrowIfError(client.SetRouting(version, {data, static_cast<size_t>(owners.size())}));
+          },
+          py::arg("version"), py::arg("owners"))
+      .def("pull", &Pull, py::arg("salts"), py::arg("dims"), py::arg("keys"), py::arg("out"),
+           py::arg("absent"), py::arg("mode"), py::arg("now_s"), py::arg("timeout_s"),
+           py::arg("refused") = py::none())
+      .def("push", &Push, py::arg("salts"), py::arg("dims"), py::arg("keys"), py::arg("grads"),
+           py::kw_only(), py::arg("sequence"), py::arg("round"), py::arg("rank"), py::arg("world"),
+           py::arg("now_s"), py::arg("timeout_s"), py::arg("refused") = py::none())
+      .def("stats", [](Client& client) { return ClientStats(client.stats()); });
+}
+
+}  // namespace embery

@@ -1,0 +1,126 @@
+// The Python face of a server: life cycle and administration; requests never pass through Python,
+// but for those that another channel carries.
+#include "server/server.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstring>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "bind/arrays.h"
+#include "bind/bind.h"
+#include "wire/messages.h"
+
+namespace py = pybind11;
+
+namespace embery {
+namespace {
+
+constexpr int kThreadsMax = 1024;
+
+std::unique_ptr<Server> MakeServer(Store& store, ServerNumber number, const py::bytes& secret,
+                                   int threads) {
+  const auto text = secret.cast<std::string>();
+  if (text.size() < kSecretBytesMin || text.size() > kSecretBytesMax) {
+    ThrowIfError(Status::InvalidArgument(
+        "Server: secret must have " + std::to_string(kSecretBytesMin) + " to " +
+        std::to_string(kSecretBytesMax) + " bytes, got " + std::to_string(text.size())));
+  }
+  if (threads < 1 || threads > kThreadsMax) {
+    ThrowIfError(Status::InvalidArgument("Server: threads must be 1 to " +
+                                         std::to_string(kThreadsMax) + ", got " +
+                                         std::to_string(threads)));
+  }
+  return std::make_unique<Server>(store, number, text, threads);
+}
+
+template <typename T>
+std::span<const T> View(const py::array& array, const char* name) {
+  return {ArrayData<T>(array, name), static_cast<size_t>(array.size())};
+}
+
+void SetServerRouting(Server& server, uint64_t version, const py::array& owners,
+                      const py::array& changed_at) {
+  const auto owners_view = View<uint16_t>(owners, "owners");
+  const auto changed_view = View<uint64_t>(changed_at, "changed_at");
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = server.service().SetRouting(version, owners_view, changed_view);
+  }
+  ThrowIfError(status);
+}
+
+py::bytes HandleFrame(Server& server, const py::bytes& frame) {
+  const auto text = frame.cast<std::string_view>();
+  const Result<Reply> reply = [&] {
+    const py::gil_scoped_release release;
+    return server.Handle(std::as_bytes(std::span<const char>(text)));
+  }();
+  ThrowIfError(reply.status());
+  const auto& [head, rows] = reply.value();
+  const auto bytes = static_cast<py::ssize_t>(head.size() + rows.size());
+  auto result = py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, bytes));
+  if (!result) throw py::error_already_set();
+  char* out = PyBytes_AS_STRING(result.ptr());
+  std::memcpy(out, head.data(), head.size());
+  if (rows.size() > 0) std::memcpy(out + head.size(), rows.data(), rows.size());
+  return result;
+}
+
+py::dict ServerStats(const Server& server, const ServiceStats& service) {
+  const ListenerStats& traffic = server.traffic();
+  py::dict result;
+  result["connections"] = traffic.connections.load();
+  result["accepted"] = traffic.accepted.load();
+  result["bytes_in"] = traffic.bytes_in.load();
+  result["bytes_out"] = traffic.bytes_out.load();
+  result["malformed"] = traffic.malformed.load();
+  result["unauthenticated"] = traffic.unauthenticated.load();
+  result["requests"] = service.requests.load();
+  result["rows_pulled"] = service.rows_pulled.load();
+  result["rows_pushed"] = service.rows_pushed.load();
+  result["moved"] = service.moved.load();
+  result["failed"] = service.failed.load();
+  return result;
+}
+
+}  // namespace
+
+void BindServer(py::module_& module) {
+  py::class_<Server>(module, "Server", "Serves a store to clients. Thread-safe.")
+      .def(py::init(&MakeServer), py::arg("store"), py::kw_only(), py::arg("server"),
+           py::arg("secret"), py::arg("threads"), py::keep_alive<1, 2>())
+      .def(
+          "listen_tcp",
+          [](Server& server, const std::string& host, uint16_t port) {
+            const Result<uint16_t> bound = [&] {
+              const py::gil_scoped_release release;
+              return server.ListenTcp(host, port);
+            }();
+            ThrowIfError(bound.status());
+            return bound.value();
+          },
+          py::arg("host"), py::arg("port"))
+      .def(
+          "add_table",
+          [](Server& server, uint64_t salt, TableId table) {
+            Status status;
+            {
+              const py::gil_scoped_release release;
+              status = server.service().AddTable(salt, table);
+            }
+            ThrowIfError(status);
+          },
+          py::arg("salt"), py::arg("table"))
+      .def("set_routing", &SetServerRouting, py::arg("version"), py::arg("owners"),
+           py::arg("changed_at"))
+      .def("handle", &HandleFrame, py::arg("frame"))
+      .def("stats", [](Server& server) { return ServerStats(server, server.service().stats()); })
+      .def("stop", &Server::Stop, py::call_guard<py::gil_scoped_release>());
+}
+
+}  // namespace embery

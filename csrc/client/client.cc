@@ -1,0 +1,319 @@
+#include "client/client.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+namespace embery {
+namespace {
+
+template <typename T>
+std::span<const std::byte> AsBytes(const std::vector<T>& values) {
+  return std::as_bytes(std::span<const T>(values));
+}
+
+// A frame whose body would be too large is refused before anything is sent.
+Status RequireFits(uint64_t body_bytes, const char* call) {
+  if (body_bytes <= kBodyBytesMax) return Status::Ok();
+  return Status::InvalidArgument(std::string(call) + ": a server's part has " +
+                                 std::to_string(body_bytes) + " bytes, more than the " +
+                                 std::to_string(kBodyBytesMax) +
+                                 " of a frame; give fewer keys at a time");
+}
+
+Status RequireSections(size_t tables, const char* call) {
+  if (tables <= kSectionsMax) return Status::Ok();
+  return Status::InvalidArgument(std::string(call) + ": at most " + std::to_string(kSectionsMax) +
+                                 " tables at a time, got " + std::to_string(tables));
+}
+
+}  // namespace
+
+// ---- servers ------------------------------------------------------------------------------------
+
+Status Client::Connect(uint16_t server, std::unique_ptr<Connector> connector, Deadline deadline) {
+  Result<std::unique_ptr<Connection>> first = connector->Open(deadline);
+  if (!first.ok()) return first.status();
+  auto peer = std::make_shared<Peer>(std::move(connector));
+  {
+    const MutexLock lock(peer->mutex);
+    peer->idle.push_back(std::move(first).value());
+  }
+  Disconnect(server);
+  const MutexLock lock(mutex_);
+  peers_[server] = std::move(peer);
+  ++stats_.connects;
+  return Status::Ok();
+}
+
+void Client::Disconnect(uint16_t server) {
+  std::shared_ptr<Peer> gone;
+  {
+    const MutexLock lock(mutex_);
+    const auto at = peers_.find(server);
+    if (at == peers_.end()) return;
+    gone = std::move(at->second);
+    peers_.erase(at);
+  }
+  std::vector<std::unique_ptr<Connection>> closing;
+  const MutexLock lock(gone->mutex);
+  gone->closed = true;
+  closing.swap(gone->idle);
+}
+
+Status Client::SetRouting(uint64_t version, std::span<const uint16_t> owners) {
+  if (owners.size() != kSlotCount) {
+    return Status::InvalidArgument("set_routing: " + std::to_string(kSlotCount) +
+                                   " owners are needed, got " + std::to_string(owners.size()));
+  }
+  auto routing = std::make_shared<ClientRouting>();
+  routing->version = version;
+  routing->servers.assign(owners.begin(), owners.end());
+  std::sort(routing->servers.begin(), routing->servers.end());
+  routing->servers.erase(std::unique(routing->servers.begin(), routing->servers.end()),
+                         routing->servers.end());
+  for (size_t slot = 0; slot < kSlotCount; ++slot) {
+    const auto at =
+        std::lower_bound(routing->servers.begin(), routing->servers.end(), owners[slot]);
+    routing->shard_of_slot[slot] = static_cast<uint16_t>(at - routing->servers.begin());
+  }
+  const MutexLock lock(mutex_);
+  if (routing_ == nullptr || version >= routing_->version) routing_ = std::move(routing);
+  return Status::Ok();
+}
+
+std::shared_ptr<const ClientRouting> Client::routing() {
+  const MutexLock lock(mutex_);
+  return routing_;
+}
+
+Result<std::shared_ptr<Client::Peer>> Client::FindPeer(uint16_t server) {
+  const MutexLock lock(mutex_);
+  const auto at = peers_.find(server);
+  if (at != peers_.end()) return at->second;
+  return Status(StatusCode::kUnavailable,
+                "server " + std::to_string(server) + " owns slots and is not connected");
+}
+
+// ---- exchanges ----------------------------------------------------------------------------------
+
+Result<std::unique_ptr<Connection>> Client::Take(Peer& peer, Deadline deadline) {
+  {
+    const MutexLock lock(peer.mutex);
+    if (!peer.idle.empty()) {
+      std::unique_ptr<Connection> connection = std::move(peer.idle.back());
+      peer.idle.pop_back();
+      return connection;
+    }
+  }
+  {
+    const MutexLock lock(mutex_);
+    ++stats_.connects;
+  }
+  return peer.connector->Open(deadline);
+}
+
+Status Client::Start(Exchange& exchange, uint16_t server, FrameType type, Pieces body,
+                     Deadline deadline) {
+  Result<std::shared_ptr<Peer>> peer = FindPeer(server);
+  if (!peer.ok()) return peer.status();
+  exchange.peer = std::move(peer).value();
+  Result<std::unique_ptr<Connection>> connection = Take(*exchange.peer, deadline);
+  if (!connection.ok()) return connection.status();
+  exchange.connection = std::move(connection).value();
+  return exchange.connection->Start(type, body);
+}
+
+Status Client::Finish(std::vector<Exchange>& exchanges, Deadline deadline) {
+  std::vector<Exchange*> open;
+  for (Exchange& exchange : exchanges) {
+    if (exchange.connection != nullptr) open.push_back(&exchange);
+  }
+  std::vector<pollfd> awaited;
+  while (true) {
+    awaited.clear();
+    for (auto it = open.begin(); it != open.end();) {
+      const Result<bool> done = (*it)->connection->Advance();
+      if (!done.ok()) {
+        // The others to this server are no better.
+        const MutexLock lock((*it)->peer->mutex);
+        (*it)->peer->idle.clear();
+        return done.status();
+      }
+      if (done.value()) {
+        it = open.erase(it);
+      } else {
+        awaited.push_back((*it++)->connection->Awaited());
+      }
+    }
+    if (open.empty()) return Status::Ok();
+    if (!WaitForAny(awaited, deadline)) {
+      return Status(
+          StatusCode::kDeadlineExceeded,
+          open.front()->peer->connector->name() + " did not answer in time" +
+              (open.size() == 1 ? std::string()
+                                : ", nor did " + std::to_string(open.size() - 1) + " others") +
+              "; what it was asked may still be done");
+    }
+  }
+}
+
+Status Client::FirstFailure(std::vector<Exchange>& exchanges) {
+  Status failure;
+  for (Exchange& exchange : exchanges) {
+    if (exchange.connection == nullptr) continue;
+    const Result<ReplyMessage> reply = DecodeReply(exchange.connection->reply());
+    const std::string& name = exchange.peer->connector->name();
+    if (!reply.ok()) {
+      exchange.connection.reset();
+      failure = Status::Internal(name + ": " + reply.status().message());
+      continue;
+    }
+    exchange.reply = reply.value();
+    if (exchange.reply.head.code != StatusCode::kOk && failure.ok()) {
+      failure = Status(exchange.reply.head.code, name + ": " + std::string(exchange.reply.text));
+    }
+  }
+  return failure;
+}
+
+void Client::GiveBack(std::vector<Exchange>& exchanges) {
+  for (Exchange& exchange : exchanges) {
+    if (exchange.connection == nullptr) continue;
+    const MutexLock lock(exchange.peer->mutex);
+    if (!exchange.peer->closed) exchange.peer->idle.push_back(std::move(exchange.connection));
+  }
+}
+
+void Client::CountTraffic(const std::vector<Exchange>& exchanges, std::span<const TableKeys> tables,
+                          const Shards& shards) {
+  const MutexLock lock(mutex_);
+  for (const TableKeys& table : tables) stats_.keys += table.keys.size();
+  for (const Shards::Shard& shard : shards.shards()) stats_.keys_sent += shard.keys.size();
+  for (const Exchange& exchange : exchanges) {
+    if (exchange.connection == nullptr) continue;
+    ++stats_.requests;
+    stats_.bytes_sent += exchange.connection->bytes_sent();
+    stats_.bytes_received += kHeaderBytes + exchange.connection->reply().size();
+  }
+}
+
+size_t Client::Refused(const std::vector<Exchange>& exchanges, const Shards& shards,
+                       std::span<uint8_t* const> refused) {
+  std::vector<bool> by_shard;
+  for (const Exchange& exchange : exchanges) by_shard.push_back(exchange.reply.head.moved > 0);
+  if (std::none_of(by_shard.begin(), by_shard.end(), [](bool moved) { return moved; })) return 0;
+  const size_t count = shards.MarkRefused(by_shard, refused);
+  const MutexLock lock(mutex_);
+  stats_.refused += count;
+  return count;
+}
+
+Client::Stats Client::stats() {
+  std::vector<std::shared_ptr<Peer>> peers;
+  Stats stats{};
+  {
+    const MutexLock lock(mutex_);
+    stats = stats_;
+    for (const auto& [number, peer] : peers_) peers.push_back(peer);
+  }
+  for (const std::shared_ptr<Peer>& peer : peers) {
+    const MutexLock lock(peer->mutex);
+    stats.connections += peer->idle.size();
+  }
+  return stats;
+}
+
+// ---- calls --------------------------------------------------------------------------------------
+
+Result<size_t> Client::Pull(const PullCall& call) {
+  const auto by = routing();
+  if (by == nullptr) return Status(StatusCode::kUnavailable, "pull: no routing was set yet");
+  EMBERY_RETURN_IF_ERROR(RequireSections(call.tables.size(), "pull"));
+  const auto scratch = scratch_.Take();
+  Shards& shards = scratch->shards;
+  shards.Plan(call.tables, *by, Repeats::kJoin);
+  std::vector<Exchange> exchanges(shards.shards().size());
+  std::vector<std::vector<std::byte>> heads(exchanges.size());
+  for (size_t s = 0; s < exchanges.size(); ++s) {
+    const Shards::Shard& shard = shards.shards()[s];
+    if (shard.keys.empty()) continue;
+    EMBERY_RETURN_IF_ERROR(
+        RequireFits(ReplyRowsOffset(shard.keys.size()) + shard.floats * sizeof(float), "pull"));
+    heads[s] = EncodePullHead({by->version, call.now_s, call.mode}, shard.sections);
+    const std::span<const std::byte> body[] = {heads[s], AsBytes(shard.keys)};
+    EMBERY_RETURN_IF_ERROR(
+        Start(exchanges[s], by->servers[s], FrameType::kPull, body, call.deadline));
+  }
+  EMBERY_RETURN_IF_ERROR(Finish(exchanges, call.deadline));
+  CountTraffic(exchanges, call.tables, shards);
+  Status failure = FirstFailure(exchanges);
+  std::vector<const float*> rows(exchanges.size());
+  std::vector<const uint8_t*> flags(exchanges.size());
+  for (size_t s = 0; s < exchanges.size() && failure.ok(); ++s) {
+    const ReplyMessage& reply = exchanges[s].reply;
+    if (exchanges[s].connection == nullptr || reply.head.moved > 0) continue;
+    const Shards::Shard& shard = shards.shards()[s];
+    const size_t absent = call.mode == ReadMode::kPeek ? shard.keys.size() : 0;
+    if (reply.head.float_count != shard.floats || reply.head.absent_count != absent) {
+      failure = Status::Internal(exchanges[s].peer->connector->name() +
+                                 " answered a pull with another number of rows");
+      break;
+    }
+    rows[s] = reply.rows;
+    flags[s] = reply.absent.data();
+  }
+  size_t refused = 0;
+  if (failure.ok()) {
+    shards.ScatterRows(rows, call.out);
+    if (call.mode == ReadMode::kPeek) shards.ScatterFlags(flags, call.absent);
+    refused = Refused(exchanges, shards, call.refused);
+  }
+  GiveBack(exchanges);
+  if (!failure.ok()) return failure;
+  return refused;
+}
+
+Result<size_t> Client::Push(const PushCall& call) {
+  const auto by = routing();
+  if (by == nullptr) return Status(StatusCode::kUnavailable, "push: no routing was set yet");
+  EMBERY_RETURN_IF_ERROR(RequireSections(call.tables.size(), "push"));
+  const auto scratch = scratch_.Take();
+  Shards& shards = scratch->shards;
+  // A group's pushes are summed by the server in rank order: this worker's part may not be summed
+  // before.
+  shards.Plan(call.tables, *by, call.world == 1 ? Repeats::kJoin : Repeats::kKeep);
+  const size_t count = shards.shards().size();
+  if (scratch->grads.size() < count) scratch->grads.resize(count);
+  std::vector<float*> to;
+  for (size_t s = 0; s < count; ++s) {
+    const Shards::Shard& shard = shards.shards()[s];
+    EMBERY_RETURN_IF_ERROR(RequireFits(64 + shard.sections.size() * sizeof(Section) +
+                                           shard.keys.size() * sizeof(uint64_t) +
+                                           shard.floats * sizeof(float),
+                                       "push"));
+    to.push_back(scratch->grads[s].Reset(shard.floats));
+  }
+  shards.GatherGradients(kernels_, call.grads, to);
+  std::vector<Exchange> exchanges(count);
+  std::vector<std::vector<std::byte>> heads(count);
+  const PushHead head{by->version, number_,    call.sequence, call.round,
+                      call.rank,   call.world, call.now_s};
+  for (size_t s = 0; s < count; ++s) {
+    const Shards::Shard& shard = shards.shards()[s];
+    heads[s] = EncodePushHead(head, shard.sections);
+    const std::span<const std::byte> body[] = {
+        heads[s], AsBytes(shard.keys), std::as_bytes(std::span<const float>(to[s], shard.floats))};
+    EMBERY_RETURN_IF_ERROR(
+        Start(exchanges[s], by->servers[s], FrameType::kPush, body, call.deadline));
+  }
+  EMBERY_RETURN_IF_ERROR(Finish(exchanges, call.deadline));
+  CountTraffic(exchanges, call.tables, shards);
+  const Status failure = FirstFailure(exchanges);
+  const size_t refused = failure.ok() ? Refused(exchanges, shards, call.refused) : 0;
+  GiveBack(exchanges);
+  if (!failure.ok()) return failure;
+  return refused;
+}
+
+}  // namespace embery

@@ -1,0 +1,124 @@
+// A worker's side of the servers: one call goes to all that are concerned, at once.
+//
+// Thread-safety: all methods may be called from any thread; calls share the connections, each
+// taking one a server for itself and opening another if all are in use. Ownership: owns connectors
+// and connections; the arrays of a call are the caller's and must stay as they are until it
+// returns. Invariant: a connection that failed, or whose reply came too late, is closed and never
+// used again.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/mutex.h"
+#include "base/recycler.h"
+#include "base/status.h"
+#include "client/shards.h"
+#include "optim/kernels.h"
+#include "transport/connection.h"
+#include "wire/messages.h"
+
+namespace embery {
+
+struct PullCall {
+  std::span<const TableKeys> tables;
+  std::span<float* const> out;       // (keys, dim) of each table.
+  std::span<uint8_t* const> absent;  // For ReadMode::kPeek one a table, else empty.
+  ReadMode mode;
+  uint32_t now_s;
+  std::span<uint8_t* const> refused;  // Empty, or one a table.
+  Deadline deadline;
+};
+
+struct PushCall {
+  std::span<const TableKeys> tables;
+  std::span<const float* const> grads;  // (keys, dim) of each table.
+  uint64_t sequence;
+  uint64_t round;
+  uint32_t rank;
+  uint32_t world;
+  uint32_t now_s;
+  std::span<uint8_t* const> refused;
+  Deadline deadline;
+};
+
+class Client {
+ public:
+  Client(uint64_t number, const Kernels& kernels) : number_(number), kernels_(kernels) {}
+
+  uint64_t number() const { return number_; }
+
+  // Opens the first connection, so that a wrong address or secret fails here; replaces a connector
+  // of the same server.
+  Status Connect(uint16_t server, std::unique_ptr<Connector> connector, Deadline deadline)
+      EXCLUDES(mutex_);
+  void Disconnect(uint16_t server) EXCLUDES(mutex_);
+
+  // The number of the owner of each slot.
+  Status SetRouting(uint64_t version, std::span<const uint16_t> owners) EXCLUDES(mutex_);
+
+  // How many keys were refused as no longer the server's; those, and only those, are to be asked
+  // for again with newer routing. On failure some rows of `out` may be filled.
+  Result<size_t> Pull(const PullCall& call) EXCLUDES(mutex_);
+
+  // The same; on failure some servers may have applied their part.
+  Result<size_t> Push(const PushCall& call) EXCLUDES(mutex_);
+
+  struct Stats {
+    uint64_t connections;
+    uint64_t connects;
+    uint64_t requests;
+    uint64_t keys;       // As given.
+    uint64_t keys_sent;  // After equal ones were joined.
+    uint64_t bytes_sent;
+    uint64_t bytes_received;
+    uint64_t refused;
+  };
+  Stats stats() EXCLUDES(mutex_);
+
+ private:
+  struct Peer {
+    explicit Peer(std::unique_ptr<Connector> made_by) : connector(std::move(made_by)) {}
+    const std::unique_ptr<Connector> connector;
+    Mutex mutex;
+    std::vector<std::unique_ptr<Connection>> idle GUARDED_BY(mutex);
+    bool closed GUARDED_BY(mutex) = false;
+  };
+  struct Exchange {
+    std::shared_ptr<Peer> peer;
+    std::unique_ptr<Connection> connection;  // Null where nothing is sent.
+    ReplyMessage reply{};
+  };
+  struct Scratch {
+    Shards shards;
+    std::vector<Buffer<float>> grads;
+  };
+
+  std::shared_ptr<const ClientRouting> routing() EXCLUDES(mutex_);
+  Result<std::shared_ptr<Peer>> FindPeer(uint16_t server) EXCLUDES(mutex_);
+  Result<std::unique_ptr<Connection>> Take(Peer& peer, Deadline deadline);
+  static void GiveBack(std::vector<Exchange>& exchanges);
+  Status Start(Exchange& exchange, uint16_t server, FrameType type, Pieces body, Deadline deadline)
+      EXCLUDES(mutex_);
+  static Status Finish(std::vector<Exchange>& exchanges, Deadline deadline);
+  static Status FirstFailure(std::vector<Exchange>& exchanges);
+  size_t Refused(const std::vector<Exchange>& exchanges, const Shards& shards,
+                 std::span<uint8_t* const> refused) EXCLUDES(mutex_);
+  void CountTraffic(const std::vector<Exchange>& exchanges, std::span<const TableKeys> tables,
+                    const Shards& shards) EXCLUDES(mutex_);
+
+  const uint64_t number_;
+  const Kernels& kernels_;
+  Mutex mutex_;
+  std::map<uint16_t, std::shared_ptr<Peer>> peers_ GUARDED_BY(mutex_);
+  std::shared_ptr<const ClientRouting> routing_ GUARDED_BY(mutex_);
+  Stats stats_ GUARDED_BY(mutex_){};
+  Recycler<Scratch> scratch_;
+};
+
+}  // namespace embery

@@ -1,0 +1,150 @@
+#include "client/shards.h"
+
+#include <cstring>
+#include <numeric>
+#include <utility>
+
+#include "base/prefetch.h"
+
+namespace embery {
+namespace {
+
+constexpr size_t kRowsAhead = 8;
+
+}  // namespace
+
+void Shards::FindDistinct(const TableKeys& keys, Repeats repeats, Table& table) {
+  table.dim = keys.dim;
+  table.count = keys.keys.size();
+  table.distinct.clear();
+  RowIndex* which = table.which.Reset(table.count);
+  if (repeats == Repeats::kKeep) {
+    table.distinct.assign(keys.keys.begin(), keys.keys.end());
+    std::iota(which, which + table.count, RowIndex{0});
+    return;
+  }
+  finder_.Begin(table.count);
+  finder_.Add(keys.keys, table.distinct, which);
+}
+
+void Shards::ShareOut(const TableKeys& keys, const ClientRouting& routing, Table& table) {
+  Place* places = table.places.Reset(table.distinct.size());
+  table.first_float.clear();
+  table.first_key.clear();
+  for (Shard& shard : shards_) {
+    table.first_float.push_back(shard.floats);
+    table.first_key.push_back(shard.keys.size());
+  }
+  if (shards_.size() == 1) {
+    for (uint32_t i = 0; i < table.distinct.size(); ++i) places[i] = {0, i};
+    shards_[0].keys.insert(shards_[0].keys.end(), table.distinct.begin(), table.distinct.end());
+  } else {
+    for (size_t i = 0; i < table.distinct.size(); ++i) {
+      const uint64_t key = table.distinct[i];
+      const uint32_t shard = routing.shard_of_slot[SlotOf(MixKey(keys.salt, key))];
+      std::vector<uint64_t>& of_shard = shards_[shard].keys;
+      places[i] = {shard, static_cast<uint32_t>(of_shard.size() - table.first_key[shard])};
+      of_shard.push_back(key);
+    }
+  }
+  for (size_t s = 0; s < shards_.size(); ++s) {
+    const size_t count = shards_[s].keys.size() - table.first_key[s];
+    shards_[s].sections.push_back({keys.salt, keys.dim, static_cast<uint32_t>(count)});
+    shards_[s].floats += uint64_t{count} * keys.dim;
+  }
+}
+
+void Shards::Plan(std::span<const TableKeys> tables, const ClientRouting& routing,
+                  Repeats repeats) {
+  shards_.resize(routing.servers.size());
+  for (Shard& shard : shards_) {
+    shard.sections.clear();
+    shard.keys.clear();
+    shard.floats = 0;
+  }
+  tables_.resize(tables.size());
+  for (size_t t = 0; t < tables.size(); ++t) {
+    FindDistinct(tables[t], repeats, tables_[t]);
+    ShareOut(tables[t], routing, tables_[t]);
+  }
+}
+
+void Shards::GatherGradients(const Kernels& kernels, std::span<const float* const> grads,
+                             std::span<float* const> to) {
+  for (size_t t = 0; t < tables_.size(); ++t) {
+    const Table& table = tables_[t];
+    const size_t dim = table.dim;
+    const size_t distinct = table.distinct.size();
+    uint32_t* ends = ends_.Reset(distinct + 1);
+    uint32_t* occurrences = occurrences_.Reset(table.count);
+    std::memset(ends, 0, (distinct + 1) * sizeof(*ends));
+    for (size_t i = 0; i < table.count; ++i) ++ends[table.which[i]];
+    uint32_t start = 0;
+    for (size_t d = 0; d < distinct; ++d) start += std::exchange(ends[d], start);
+    // Each start moves to its end while the positions are laid down, in their order.
+    for (size_t i = 0; i < table.count; ++i) {
+      occurrences[ends[table.which[i]]++] = static_cast<uint32_t>(i);
+    }
+    size_t ahead = 0;
+    for (size_t d = 0; d < distinct; ++d) {
+      const uint32_t begin = d == 0 ? 0 : ends[d - 1];
+      for (; ahead < std::min<size_t>(table.count, ends[d] + kRowsAhead); ++ahead) {
+        PrefetchBytes(grads[t] + occurrences[ahead] * dim, dim * sizeof(float));
+      }
+      const Place place = table.places[d];
+      float* sum = to[place.shard] + table.first_float[place.shard] + place.row * dim;
+      if (ends[d] - begin == 1) {
+        std::memcpy(sum, grads[t] + occurrences[begin] * dim, dim * sizeof(float));
+      } else {
+        kernels.sum_rows(grads[t], occurrences + begin, ends[d] - begin, table.dim, sum);
+      }
+    }
+  }
+}
+
+void Shards::ScatterRows(std::span<const float* const> rows, std::span<float* const> out) const {
+  for (size_t t = 0; t < tables_.size(); ++t) {
+    const Table& table = tables_[t];
+    const size_t dim = table.dim;
+    const auto row_of = [&](size_t i) -> const float* {
+      const Place place = table.places[table.which[i]];
+      if (rows[place.shard] == nullptr) return nullptr;
+      return rows[place.shard] + table.first_float[place.shard] + place.row * dim;
+    };
+    for (size_t i = 0; i < table.count; ++i) {
+      if (i + kRowsAhead < table.count) {
+        const float* ahead = row_of(i + kRowsAhead);
+        if (ahead != nullptr) PrefetchBytes(ahead, dim * sizeof(float));
+      }
+      const float* row = row_of(i);
+      if (row != nullptr) std::memcpy(out[t] + i * dim, row, dim * sizeof(float));
+    }
+  }
+}
+
+void Shards::ScatterFlags(std::span<const uint8_t* const> flags,
+                          std::span<uint8_t* const> out) const {
+  for (size_t t = 0; t < tables_.size(); ++t) {
+    const Table& table = tables_[t];
+    for (size_t i = 0; i < table.count; ++i) {
+      const Place place = table.places[table.which[i]];
+      const uint8_t* of_shard = flags[place.shard];
+      out[t][i] = of_shard == nullptr ? 0 : of_shard[table.first_key[place.shard] + place.row];
+    }
+  }
+}
+
+size_t Shards::MarkRefused(const std::vector<bool>& refused, std::span<uint8_t* const> out) const {
+  size_t marked = 0;
+  for (size_t t = 0; t < tables_.size(); ++t) {
+    const Table& table = tables_[t];
+    for (size_t i = 0; i < table.count; ++i) {
+      const bool is_refused = refused[table.places[table.which[i]].shard];
+      marked += is_refused ? 1 : 0;
+      if (!out.empty()) out[t][i] = is_refused ? 1 : 0;
+    }
+  }
+  return marked;
+}
+
+}  // namespace embery

@@ -1,0 +1,81 @@
+#include "server/push_groups.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+namespace embery {
+
+void PushGroups::MoveOut(Groups::node_type group, std::vector<Contribution>& to) {
+  for (auto& [rank, contribution] : group.mapped().by_rank) to.push_back(std::move(contribution));
+}
+
+void PushGroups::GiveUpBefore(uint64_t round, uint32_t rank, std::vector<Contribution>& to) {
+  for (auto it = groups_.begin(); it != groups_.end() && it->first < round;) {
+    const auto group = it++;
+    if (group->second.by_rank.contains(rank)) MoveOut(groups_.extract(group), to);
+  }
+  while (groups_.size() > kGroupsMax) MoveOut(groups_.extract(groups_.begin()), to);
+}
+
+PushGroups::Outcome PushGroups::Add(Contribution contribution) {
+  Outcome outcome;
+  const PushHead head = contribution.message.head;
+  const MutexLock lock(mutex_);
+  Group& group = groups_.try_emplace(head.round, Group{head.world, {}}).first->second;
+  const auto earlier = group.by_rank.find(head.rank);
+  const bool taken =
+      earlier != group.by_rank.end() && earlier->second.message.head.client != head.client;
+  if (group.world != head.world || taken) {
+    outcome.refusal = Status::InvalidArgument(
+        "push of round " + std::to_string(head.round) + ", rank " + std::to_string(head.rank) +
+        " of " + std::to_string(head.world) +
+        (taken ? ": another client has pushed as this rank"
+               : ": others pushed it as a group of " + std::to_string(group.world)) +
+        "; give each worker its own rank and all the same world");
+    outcome.refused.push_back(std::move(contribution));
+    return outcome;
+  }
+  if (earlier != group.by_rank.end()) {
+    outcome.given_up.push_back(std::move(earlier->second));
+    group.by_rank.erase(earlier);
+  }
+  group.by_rank.emplace(head.rank, std::move(contribution));
+  if (group.by_rank.size() == group.world) {
+    MoveOut(groups_.extract(head.round), outcome.complete);
+  }
+  GiveUpBefore(head.round, head.rank, outcome.given_up);
+  return outcome;
+}
+
+std::vector<Contribution> PushGroups::TakeAll() {
+  std::vector<Contribution> all;
+  const MutexLock lock(mutex_);
+  while (!groups_.empty()) MoveOut(groups_.extract(groups_.begin()), all);
+  return all;
+}
+
+JoinedPush::JoinedPush(const std::vector<Contribution>& contributions) {
+  for (const Contribution& contribution : contributions) {
+    for (const SectionView& section : contribution.message.sections) {
+      auto at = std::find_if(sections_.begin(), sections_.end(),
+                             [&](const SectionView& s) { return s.salt == section.salt; });
+      if (at == sections_.end()) {
+        at = sections_.insert(at, {section.salt, section.dim, 0, nullptr, nullptr});
+        keys_.emplace_back();
+        grads_.emplace_back();
+      }
+      const auto which = static_cast<size_t>(at - sections_.begin());
+      const size_t floats = size_t{section.count} * section.dim;
+      keys_[which].insert(keys_[which].end(), section.keys, section.keys + section.count);
+      grads_[which].insert(grads_[which].end(), section.grads, section.grads + floats);
+      at->count += section.count;
+    }
+  }
+  for (size_t i = 0; i < sections_.size(); ++i) {
+    sections_[i].keys = keys_[i].data();
+    sections_[i].grads = grads_[i].data();
+  }
+}
+
+}  // namespace embery

@@ -1,0 +1,68 @@
+#include "server/server.h"
+
+#include <chrono>
+#include <cstring>
+#include <future>
+#include <utility>
+
+#include "transport/tcp_listener.h"
+
+namespace embery {
+namespace {
+
+// A push waits for its group no longer than this, should the caller have no deadline of its own.
+constexpr std::chrono::minutes kGroupWaitMax{10};
+
+}  // namespace
+
+Result<uint16_t> Server::ListenTcp(const std::string& host, uint16_t port) {
+  const MutexLock lock(mutex_);
+  if (stopped_) return Status(StatusCode::kUnavailable, "listen_tcp: the server was stopped");
+  auto listener = TcpListener::Open({host, port, threads_}, service_, pool_, traffic_);
+  if (!listener.ok()) return listener.status();
+  const uint16_t bound = listener.value()->port();
+  listeners_.push_back(std::move(listener).value());
+  return bound;
+}
+
+Result<Reply> Server::Handle(std::span<const std::byte> frame) {
+  const Result<FrameView> view = DecodeFrame(frame);
+  if (!view.ok()) return view.status();
+  {
+    const MutexLock lock(mutex_);
+    if (stopped_) return Status(StatusCode::kUnavailable, "the server was stopped");
+  }
+  Request request{view.value().header, Body::Take(pool_, view.value().body.size())};
+  if (!view.value().body.empty()) {
+    if (request.body.data() == nullptr) {
+      return Status::ResourceExhausted("no memory for a request of " +
+                                       std::to_string(view.value().body.size()) + " bytes");
+    }
+    std::memcpy(request.body.data(), view.value().body.data(), view.value().body.size());
+  }
+  // Shared: a reply may come after this call has given up.
+  const auto promise = std::make_shared<std::promise<Reply>>();
+  std::future<Reply> reply = promise->get_future();
+  service_.Handle(std::move(request),
+                  [promise](Reply made) { promise->set_value(std::move(made)); });
+  if (reply.wait_for(kGroupWaitMax) != std::future_status::ready) {
+    return Status(StatusCode::kDeadlineExceeded, "the other workers of this push did not come");
+  }
+  return reply.get();
+}
+
+void Server::Stop() {
+  std::vector<std::unique_ptr<Listener>> listeners;
+  {
+    const MutexLock lock(mutex_);
+    stopped_ = true;
+    listeners.swap(listeners_);
+  }
+  // First what waits for others, so that its connections still carry the reply.
+  service_.Stop();
+  for (const std::unique_ptr<Listener>& listener : listeners) listener->Stop();
+  // What came between.
+  service_.Stop();
+}
+
+}  // namespace embery

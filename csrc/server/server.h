@@ -1,0 +1,49 @@
+// A server: a service, and the transports that carry requests to it.
+//
+// Thread-safety: all methods may be called from any thread. Ownership: borrows the store; owns the
+// rest. Invariant: nothing is accepted after Stop.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/mutex.h"
+#include "base/status.h"
+#include "server/service.h"
+#include "transport/listener.h"
+#include "wire/body.h"
+
+namespace embery {
+
+class Server {
+ public:
+  Server(Store& store, ServerNumber number, std::string secret, int threads)
+      : service_(store, pool_, number, std::move(secret)), threads_(threads) {}
+  ~Server() { Stop(); }
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  Service& service() { return service_; }
+  const ListenerStats& traffic() const { return traffic_; }
+
+  // Returns the port.
+  Result<uint16_t> ListenTcp(const std::string& host, uint16_t port) EXCLUDES(mutex_);
+
+  // The reply to a frame that some other channel carried; blocks until a group's push is applied.
+  Result<Reply> Handle(std::span<const std::byte> frame) EXCLUDES(mutex_);
+
+  void Stop() EXCLUDES(mutex_);
+
+ private:
+  BodyPool pool_;
+  ListenerStats traffic_;
+  Service service_;
+  const int threads_;
+  Mutex mutex_;
+  std::vector<std::unique_ptr<Listener>> listeners_ GUARDED_BY(mutex_);
+  bool stopped_ GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace embery

@@ -1,0 +1,272 @@
+#include "server/service.h"
+
+#include <algorithm>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+
+namespace embery {
+namespace {
+
+void Count(std::atomic<uint64_t>& counter, uint64_t by) {
+  counter.fetch_add(by, std::memory_order_relaxed);  // A counter orders nothing.
+}
+
+uint64_t TotalKeys(const std::vector<SectionView>& sections) {
+  uint64_t total = 0;
+  for (const SectionView& section : sections) total += section.count;
+  return total;
+}
+
+PullMode ToPullMode(ReadMode mode) {
+  switch (mode) {
+    case ReadMode::kTrain:
+      return PullMode::kTrain;
+    case ReadMode::kEval:
+      return PullMode::kEval;
+    case ReadMode::kPeek:
+      return PullMode::kPeek;
+  }
+  return PullMode::kEval;
+}
+
+// Takes the same time wherever the two differ, so that a secret cannot be guessed byte by byte.
+bool EqualInConstantTime(std::string_view a, std::string_view b) {
+  if (a.size() != b.size()) return false;
+  volatile unsigned char differences = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    differences = static_cast<unsigned char>(
+        differences | (static_cast<unsigned char>(a[i]) ^ static_cast<unsigned char>(b[i])));
+  }
+  return differences == 0;
+}
+
+}  // namespace
+
+Status Service::AddTable(uint64_t salt, TableId table) {
+  if (store_.FindTable(table) == nullptr) {
+    return Status::InvalidArgument("add_table: the store has no table " + std::to_string(table));
+  }
+  const WriterLock lock(gate_);
+  const auto [at, added] = tables_.emplace(salt, table);
+  if (added || at->second == table) return Status::Ok();
+  return Status::InvalidArgument("add_table: the salt " + std::to_string(salt) +
+                                 " belongs to table " + std::to_string(at->second) +
+                                 "; two tables whose names hash alike cannot share a server");
+}
+
+Status Service::SetRouting(uint64_t version, std::span<const uint16_t> owners,
+                           std::span<const uint64_t> changed_at) {
+  if (owners.size() != kSlotCount || changed_at.size() != kSlotCount) {
+    return Status::InvalidArgument(
+        "set_routing: " + std::to_string(kSlotCount) + " owners and versions are needed, got " +
+        std::to_string(owners.size()) + " and " + std::to_string(changed_at.size()));
+  }
+  Routing routing;
+  routing.version = version;
+  std::copy(changed_at.begin(), changed_at.end(), routing.changed_at.begin());
+  for (size_t slot = 0; slot < kSlotCount; ++slot) routing.owned[slot] = owners[slot] == number_;
+  routing.owns_all = std::all_of(routing.owned.begin(), routing.owned.end(), std::identity());
+  routing.last_change = *std::max_element(changed_at.begin(), changed_at.end());
+  const WriterLock lock(gate_);
+  if (version >= routing_.version) routing_ = routing;
+  return Status::Ok();
+}
+
+Status Service::CheckHello(const Request& hello) {
+  if (hello.header.type != FrameType::kHello) {
+    return Status(StatusCode::kUnauthenticated, "the first frame of a connection must be a hello");
+  }
+  const Result<std::string_view> shown = DecodeHello(hello.body.bytes());
+  if (!shown.ok()) return shown.status();
+  if (EqualInConstantTime(shown.value(), secret_)) return Status::Ok();
+  return Status(StatusCode::kUnauthenticated,
+                "the secret is not that of this server; negotiate the connection again");
+}
+
+Status Service::FindTables(const std::vector<SectionView>& sections,
+                           std::vector<TableId>& ids) const {
+  for (const SectionView& section : sections) {
+    const auto at = tables_.find(section.salt);
+    if (at == tables_.end()) {
+      return Status(StatusCode::kTableNotFound,
+                    "server " + std::to_string(number_) + " has no table of salt " +
+                        std::to_string(section.salt) + "; create it by create_table");
+    }
+    const TableSpec& spec = store_.FindTable(at->second)->spec();
+    if (spec.dim != section.dim) {
+      return Status::InvalidArgument("table '" + spec.name + "' has rows of " +
+                                     std::to_string(spec.dim) + " columns, the request of " +
+                                     std::to_string(section.dim));
+    }
+    ids.push_back(at->second);
+  }
+  return Status::Ok();
+}
+
+uint32_t Service::CountMoved(uint64_t version, const std::vector<SectionView>& sections) const {
+  if (routing_.owns_all && version >= routing_.last_change) return 0;
+  uint32_t moved = 0;
+  for (const SectionView& section : sections) {
+    for (uint32_t i = 0; i < section.count; ++i) {
+      const uint32_t slot = SlotOf(MixKey(section.salt, section.keys[i]));
+      moved += !routing_.owned[slot] || version < routing_.changed_at[slot] ? 1 : 0;
+    }
+  }
+  return moved;
+}
+
+Reply Service::MakeReply(uint64_t request, ReplyHead head, std::string_view text,
+                         std::span<const uint8_t> absent, Body rows) const {
+  const std::vector<std::byte> encoded = EncodeReplyHead(head, text, absent);
+  Reply reply;
+  reply.head.resize(kHeaderBytes + encoded.size());
+  EncodeHeader({FrameType::kReply, request, static_cast<uint32_t>(encoded.size() + rows.size())},
+               reply.head.data());
+  std::copy(encoded.begin(), encoded.end(), reply.head.begin() + kHeaderBytes);
+  reply.rows = std::move(rows);
+  return reply;
+}
+
+Reply Service::Outcome(uint64_t request, const Status& status) {
+  if (!status.ok()) Count(stats_.failed, 1);
+  ReplyHead head;
+  head.code = status.code();
+  head.routing_version = routing_.version;
+  return MakeReply(request, head, status.message(), {}, Body());
+}
+
+Reply Service::Moved(uint64_t request, uint32_t moved) {
+  Count(stats_.moved, moved);
+  ReplyHead head;
+  head.routing_version = routing_.version;
+  head.moved = moved;
+  return MakeReply(request, head, {}, {}, Body());
+}
+
+Reply Service::StatusReply(uint64_t request, const Status& status) {
+  const ReaderLock lock(gate_);
+  return Outcome(request, status);
+}
+
+void Service::Handle(Request request, Done done) {
+  Count(stats_.requests, 1);
+  if (request.header.type == FrameType::kPull) return done(Pull(request));
+  if (request.header.type == FrameType::kPush) return Push(std::move(request), std::move(done));
+  done(StatusReply(request.header.request,
+                   Status::InvalidArgument("a request must be a pull or a push")));
+}
+
+Reply Service::Pull(const Request& request) {
+  const uint64_t id = request.header.request;
+  const Result<PullMessage> decoded = DecodePull(request.body.bytes());
+  const ReaderLock lock(gate_);
+  if (!decoded.ok()) return Outcome(id, decoded.status());
+  const auto& [pull, sections] = decoded.value();
+  std::vector<TableId> ids;
+  if (const Status found = FindTables(sections, ids); !found.ok()) return Outcome(id, found);
+  if (const uint32_t moved = CountMoved(pull.routing_version, sections); moved > 0) {
+    return Moved(id, moved);
+  }
+  ReplyHead head;
+  head.routing_version = routing_.version;
+  for (const SectionView& s : sections) head.float_count += uint64_t{s.count} * s.dim;
+  const uint64_t keys = TotalKeys(sections);
+  if (head.float_count * sizeof(float) + keys + kHeaderBytes > kBodyBytesMax) {
+    return Outcome(id, Status::InvalidArgument("a pull of " + std::to_string(keys) +
+                                               " rows is too large for a frame; "
+                                               "pull it in parts"));
+  }
+  Body rows = Body::Take(pool_, head.float_count * sizeof(float));
+  if (head.float_count > 0 && rows.data() == nullptr) {
+    return Outcome(id, Status::ResourceExhausted("no memory for the rows of a pull"));
+  }
+  std::vector<uint8_t> absent(pull.mode == ReadMode::kPeek ? keys : 0);
+  std::vector<PullRequest> requests;
+  auto* out = reinterpret_cast<float*>(rows.data());
+  uint8_t* flags = absent.empty() ? nullptr : absent.data();
+  for (size_t i = 0; i < sections.size(); ++i) {
+    requests.push_back({ids[i], sections[i].keys, sections[i].count, out, flags});
+    out += size_t{sections[i].count} * sections[i].dim;
+    if (flags != nullptr) flags += sections[i].count;
+  }
+  const Status status = store_.Pull(requests, ToPullMode(pull.mode), pull.now_s);
+  if (!status.ok()) return Outcome(id, status);
+  Count(stats_.rows_pulled, keys);
+  head.absent_count = static_cast<uint32_t>(absent.size());
+  return MakeReply(id, head, {}, absent, std::move(rows));
+}
+
+Status Service::Apply(const std::vector<SectionView>& sections, uint32_t now_s) {
+  std::vector<TableId> ids;
+  EMBERY_RETURN_IF_ERROR(FindTables(sections, ids));
+  std::vector<PushRequest> requests;
+  for (size_t i = 0; i < sections.size(); ++i) {
+    requests.push_back({ids[i], sections[i].keys, sections[i].count, sections[i].grads});
+  }
+  const Status status = store_.Push(requests, now_s);
+  if (status.ok()) Count(stats_.rows_pushed, TotalKeys(sections));
+  return status;
+}
+
+void Service::Push(Request request, Done done) {
+  const uint64_t id = request.header.request;
+  Result<PushMessage> decoded = DecodePush(request.body.bytes());
+  if (!decoded.ok()) return done(StatusReply(id, decoded.status()));
+  PushMessage& push = decoded.value();
+  const PushHead head = push.head;
+  std::optional<Reply> reply;
+  {
+    const ReaderLock lock(gate_);
+    std::vector<TableId> ids;
+    const Status found = FindTables(push.sections, ids);
+    const uint32_t moved = found.ok() ? CountMoved(head.routing_version, push.sections) : 0;
+    if (!found.ok()) {
+      reply = Outcome(id, found);
+    } else if (moved > 0) {
+      reply = Moved(id, moved);
+    } else if (head.world == 1) {
+      reply = Outcome(id, Apply(push.sections, head.now_s));
+    }
+  }
+  if (reply.has_value()) return done(std::move(*reply));
+  PushGroups::Outcome outcome = groups_.Add({std::move(request), std::move(push), std::move(done)});
+  FailAll(std::move(outcome.refused), outcome.refusal);
+  FailAll(std::move(outcome.given_up),
+          Status(StatusCode::kUnavailable, "a worker of this push's group went on without it"));
+  if (!outcome.complete.empty()) ApplyGroup(std::move(outcome.complete));
+}
+
+void Service::ApplyGroup(std::vector<Contribution> group) {
+  std::vector<Reply> replies;
+  {
+    const ReaderLock lock(gate_);
+    // The routing may have changed while they waited.
+    uint32_t moved = 0;
+    for (const Contribution& part : group) {
+      moved += CountMoved(part.message.head.routing_version, part.message.sections);
+    }
+    const Status status =
+        moved > 0 ? Status::Ok()
+                  : Apply(JoinedPush(group).sections(), group.front().message.head.now_s);
+    for (const Contribution& part : group) {
+      const uint64_t id = part.request.header.request;
+      replies.push_back(moved > 0 ? Moved(id, moved) : Outcome(id, status));
+    }
+  }
+  for (size_t i = 0; i < group.size(); ++i) group[i].done(std::move(replies[i]));
+}
+
+void Service::FailAll(std::vector<Contribution> contributions, const Status& status) {
+  for (Contribution& part : contributions) {
+    part.done(StatusReply(part.request.header.request, status));
+  }
+}
+
+void Service::Stop() {
+  FailAll(groups_.TakeAll(),
+          Status(StatusCode::kUnavailable, "server " + std::to_string(number_) + " stops"));
+}
+
+}  // namespace embery

@@ -1,0 +1,96 @@
+// What a server does with a request: it checks tables and routing, calls the store, and joins the
+// pushes of workers that step together. It remembers nothing else.
+//
+// A request is served whole or not at all: if the server does not own all its slots, or its routing
+// is older than a slot's last change, the reply says how many keys were refused (`moved`).
+//
+// Thread-safety: all methods may be called from any thread. Ownership: borrows the store and the
+// pool, which must outlive it. Invariant: when SetRouting returns, nothing is under way by the
+// routing before.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/hash.h"
+#include "base/mutex.h"
+#include "server/push_groups.h"
+#include "table/store.h"
+#include "transport/handler.h"
+
+namespace embery {
+
+using ServerNumber = uint16_t;
+
+struct ServiceStats {
+  std::atomic<uint64_t> requests{0};
+  std::atomic<uint64_t> rows_pulled{0};
+  std::atomic<uint64_t> rows_pushed{0};
+  std::atomic<uint64_t> moved{0};
+  std::atomic<uint64_t> failed{0};
+};
+
+class Service final : public Handler {
+ public:
+  Service(Store& store, BodyPool& pool, ServerNumber number, std::string secret)
+      : store_(store), pool_(pool), number_(number), secret_(std::move(secret)) {}
+
+  // kInvalidArgument if the salt belongs to another table, or there is no such table.
+  Status AddTable(uint64_t salt, TableId table) EXCLUDES(gate_);
+
+  // Of every slot: its owner, and the version in which that last changed. An older version than the
+  // present one is ignored.
+  Status SetRouting(uint64_t version, std::span<const uint16_t> owners,
+                    std::span<const uint64_t> changed_at) EXCLUDES(gate_);
+
+  Status CheckHello(const Request& hello) override;
+  Reply StatusReply(uint64_t request, const Status& status) override EXCLUDES(gate_);
+  void Handle(Request request, Done done) override EXCLUDES(gate_);
+
+  // Fails the pushes that wait for others.
+  void Stop();
+
+  const ServiceStats& stats() const { return stats_; }
+
+ private:
+  struct Routing {
+    uint64_t version = 0;
+    uint64_t last_change = 0;
+    std::array<bool, kSlotCount> owned{};
+    std::array<uint64_t, kSlotCount> changed_at{};
+    bool owns_all = false;
+  };
+
+  Status FindTables(const std::vector<SectionView>& sections, std::vector<TableId>& ids) const
+      REQUIRES_SHARED(gate_);
+  uint32_t CountMoved(uint64_t version, const std::vector<SectionView>& sections) const
+      REQUIRES_SHARED(gate_);
+  Reply MakeReply(uint64_t request, ReplyHead head, std::string_view text,
+                  std::span<const uint8_t> absent, Body rows) const;
+  Reply Outcome(uint64_t request, const Status& status) REQUIRES_SHARED(gate_);
+  Reply Moved(uint64_t request, uint32_t moved) REQUIRES_SHARED(gate_);
+  Reply Pull(const Request& request) EXCLUDES(gate_);
+  void Push(Request request, Done done) EXCLUDES(gate_);
+  Status Apply(const std::vector<SectionView>& sections, uint32_t now_s) REQUIRES_SHARED(gate_);
+  void ApplyGroup(std::vector<Contribution> group) EXCLUDES(gate_);
+  void FailAll(std::vector<Contribution> contributions, const Status& status) EXCLUDES(gate_);
+
+  Store& store_;
+  BodyPool& pool_;
+  const ServerNumber number_;
+  const std::string secret_;
+  // Held shared by whatever is being served.
+  SharedMutex gate_;
+  std::unordered_map<uint64_t, TableId> tables_ GUARDED_BY(gate_);
+  Routing routing_ GUARDED_BY(gate_);
+  PushGroups groups_;
+  ServiceStats stats_;
+};
+
+}  // namespace embery

@@ -1,0 +1,25 @@
+// A client's connections over TCP.
+//
+// Thread-safety: as Connector and Connection say. Ownership: a connection owns its socket, and
+// shares the memory for replies with the others of its connector.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "transport/connection.h"
+
+namespace embery {
+
+struct TcpAddress {
+  uint16_t server;
+  std::string host;
+  uint16_t port;
+  std::string bind;  // Local address to connect from; empty leaves it to the system.
+};
+
+std::unique_ptr<Connector> MakeTcpConnector(const TcpAddress& address, uint64_t client,
+                                            std::string secret);
+
+}  // namespace embery
