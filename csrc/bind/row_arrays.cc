@@ -31,7 +31,7 @@ py::array_t<float> EmptyRows(py::ssize_t count, py::ssize_t dim) {
     const std::unique_ptr<Region> back(static_cast<Region*>(owned));
     Pool().Return(std::move(*back));
   });
-  region.release();
+  (void)region.release();  // The capsule owns it now.
   return py::array_t<float>({count, dim}, data, owner);
 }
 
