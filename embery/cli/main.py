@@ -23,6 +23,7 @@ OK, FAILED, MISUSED = 0, 1, 2
 # Name -> one line of help. The module embery.cli.<name> is imported when its command is called.
 COMMANDS = {
     "run": "run a training script on servers and workers, all on this machine",
+    "status": "show the servers, workers and tables of a cluster",
     "inspect": "show a row, or a table's statistics, of a checkpoint",
     "doctor": "show what this machine offers Embery, and what is missing",
 }
