@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from embery.errors import InvalidArgument, Unavailable
+from embery.errors import InvalidArgument
 from embery.table import Table
 
 if TYPE_CHECKING:
@@ -246,10 +246,13 @@ def connect(url: str | None = None, **options: Any) -> Store:
             coordinator. None takes $EMBERY_STORE, which the launcher sets, else "embedded:".
         **options: of the embedded store: `threads` (int, default: the processors this process may
             use), `simd` ("auto", "avx512", "avx2", "baseline"), `clock` (a callable returning
-            seconds since 1970, for time-to-live).
+            seconds since 1970, for time-to-live). Of a cluster: `transport` ("auto", "tcp", "grpc";
+            default: $EMBERY_TRANSPORT, else "auto"), `timeout_s` (of every call; 30), `credentials`
+            (default: those that the environment names), `clock`.
 
     Raises:
         InvalidArgument: the URL or an option is not understood.
+        Unavailable, DeadlineExceeded, Unauthenticated: the cluster cannot be reached, or refuses.
     """
     url = url or os.environ.get(URL_VARIABLE) or "embedded:"
     if not isinstance(url, str):
@@ -258,16 +261,22 @@ def connect(url: str | None = None, **options: Any) -> Store:
     if scheme == "embedded":
         from embery.embedded import EmbeddedStore  # noqa: PLC0415  the native module loads on use
 
-        unknown = sorted(set(options) - {"threads", "simd", "clock"})
-        if unknown:
-            raise InvalidArgument(
-                f"connect({url!r}): unknown option {unknown[0]!r}; expected threads, simd or clock"
-            )
+        _require_known(url, options, {"threads", "simd", "clock"})
         return EmbeddedStore(url, **options)
     if scheme == "embery":
-        raise Unavailable(
-            f"connect({url!r}): this version has no cluster client yet; use 'embedded:'"
-        )
+        from embery.cluster import ClusterStore  # noqa: PLC0415  gRPC loads on use
+
+        _require_known(url, options, {"transport", "timeout_s", "credentials", "clock"})
+        return ClusterStore(url, **options)
     raise InvalidArgument(
         f"connect: unknown store URL {url!r}; expected 'embedded:' or 'embery://HOST:PORT'"
     )
+
+
+def _require_known(url: str, options: Mapping[str, Any], known: set[str]) -> None:
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise InvalidArgument(
+            f"connect({url!r}): unknown option {unknown[0]!r}; expected one of "
+            + ", ".join(sorted(known))
+        )

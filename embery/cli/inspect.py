@@ -226,7 +226,10 @@ def _open(source: str) -> Checkpoint:
             "from here; inspect a checkpoint of it, or call store.inspect(table, key) there"
         )
     if source.startswith("embery://"):
-        raise Unavailable(f"{source!r}: this version has no cluster client yet; use a checkpoint")
+        raise Unavailable(
+            f"{source!r}: this command reads checkpoints; of a running cluster, call "
+            "store.inspect(table, key) of em.connect(url)"
+        )
     return checkpoint.open_unchecked(source)
 
 

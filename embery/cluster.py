@@ -1,0 +1,347 @@
+"""The store on a cluster: tables live in servers, which the coordinator names."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import operator
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embery import _native
+from embery.checkpoint import Checkpoint
+from embery.errors import (
+    DeadlineExceeded,
+    EmberyError,
+    InvalidArgument,
+    SchemaMismatch,
+    Unavailable,
+)
+from embery.row_store import PullMode, RowStore, difference
+from embery.rpc.client import CoordinatorClient, ServerClient
+from embery.rpc.credentials import Credentials
+from embery.rpc.records import Routing
+from embery.store import F32, U64
+from embery.table import Table
+from embery.validation import require_int
+
+log = logging.getLogger("embery.cluster")
+
+TRANSPORT_VARIABLE = "EMBERY_TRANSPORT"
+TRANSPORTS = ("auto", "tcp", "grpc")
+LEAVE_TIMEOUT_S = 1.0
+
+
+class Heartbeat:
+    """Tells the coordinator that this worker is there, until stopped."""
+
+    def __init__(self, coordinator: CoordinatorClient, incarnation: str, every_s: float) -> None:
+        self._coordinator = coordinator
+        self._incarnation = incarnation
+        self._every_s = every_s
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="embery-heartbeat", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        silent = False
+        while not self._stopped.wait(self._every_s):
+            try:
+                if not self._coordinator.heartbeat(self._incarnation).known:
+                    self._coordinator.register_worker(incarnation=self._incarnation)
+                silent = False
+            except EmberyError as error:
+                # Rows go on without the coordinator; it is said once.
+                if not silent and not self._stopped.is_set():
+                    log.warning("the coordinator does not answer: %s", error)
+                silent = True
+
+    def stop(self) -> None:
+        """End the heartbeat and tell the coordinator that this worker leaves."""
+        self._stopped.set()
+        self._thread.join()
+        try:
+            self._coordinator.leave(self._incarnation, timeout_s=LEAVE_TIMEOUT_S)
+        except EmberyError as error:
+            log.info("left without telling the coordinator: %s", error)
+
+
+class ClusterStore(RowStore):
+    """See `Store`. Every call ends within `timeout_s`; an error names the server that it is about.
+
+    A push that fails may have been applied by some servers; nothing is sent twice by itself.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        transport: str | None = None,
+        timeout_s: float = 30.0,
+        credentials: Credentials | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(clock)
+        transport = transport or os.environ.get(TRANSPORT_VARIABLE) or "auto"
+        if transport not in TRANSPORTS:
+            raise InvalidArgument(
+                f"connect({url!r}): unknown transport {transport!r}; expected one of "
+                + ", ".join(TRANSPORTS)
+            )
+        self._url = url
+        self._wanted = transport
+        self._timeout_s = timeout_s
+        self._credentials = credentials
+        self._coordinator = CoordinatorClient(url, credentials, timeout_s)
+        self._servers: dict[int, ServerClient] = {}
+        self._transports: dict[int, str] = {}
+        self._heartbeat: Heartbeat | None = None
+        self._sequence = itertools.count(1)
+        self._rank, self._world = 0, 1
+        self._routing_version = 0
+        try:
+            incarnation = uuid.uuid4().hex
+            grant = self._coordinator.register_worker(incarnation=incarnation)
+            self._client = _native.Client(grant.client)
+            self._heartbeat = Heartbeat(self._coordinator, incarnation, grant.heartbeat_s)
+            self._follow(self._coordinator.routing(0, timeout_s))
+            self._refresh_tables()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def url(self) -> str:
+        """Return the address of the coordinator."""
+        return self._url
+
+    # -- routing ----------------------------------------------------------------------------------
+
+    def _follow(self, routing: Routing) -> None:
+        """Connect to the servers of a routing, and use it."""
+        with self._lock:
+            for number, info in routing.servers.items():
+                known = self._servers.get(number)
+                if known is not None and known.address == info.address:
+                    continue
+                server = ServerClient(info.address, self._credentials)
+                self._transports[number] = self._connect(number, server)
+                self._servers[number] = server
+                if known is not None:
+                    known.close()
+            self._client.set_routing(routing.version, routing.owners)
+            self._routing_version = routing.version
+
+    def _connect(self, number: int, server: ServerClient) -> str:
+        """Agree on a transport with a server; return its name."""
+        offer = server.negotiate(self._wanted)
+        reasons = list(offer.reasons)
+        transport = offer.transport
+        if transport == "tcp":
+            try:
+                self._client.connect_tcp(
+                    number, offer.host, offer.port, offer.secret, self._timeout_s
+                )
+            except (Unavailable, DeadlineExceeded) as error:
+                if self._wanted == "tcp":
+                    raise
+                reasons.append(f"tcp: {error}")
+                transport = "grpc"
+        if transport == "grpc":
+            self._client.connect_call(number, server.call)
+        log.info("server %d: %s (%s)", number, transport, "; ".join(reasons) or "the best of both")
+        return transport
+
+    def _attempts(self, what: str) -> Iterator[float]:
+        """Yield the seconds that are left, following newer routing between attempts."""
+        deadline = time.monotonic() + self._timeout_s
+        yield self._timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            self._follow(self._coordinator.routing(self._routing_version, left))
+            yield max(deadline - time.monotonic(), 0.001)
+        raise DeadlineExceeded(
+            f"{what}: {self._url} gave no routing by which all servers would accept their keys "
+            f"within {self._timeout_s:g} s; see `embery status`"
+        )
+
+    # -- tables -----------------------------------------------------------------------------------
+
+    def create_table(self, table: Table) -> None:
+        """See `Store.create_table`."""
+        if not isinstance(table, Table):
+            raise InvalidArgument(f"create_table expects an em.Table, got {type(table).__name__}")
+        with self._lock:
+            self._require_open()
+            if table.name not in self._tables:
+                self._refresh_tables()
+            known = self._tables.get(table.name)
+            if known is not None and known.to_dict() != table.to_dict():
+                raise SchemaMismatch(difference(known, table))
+            if known is None:
+                self._coordinator.create_table(json.dumps(table.to_dict()))
+                self._tables[table.name] = table
+
+    def tables(self) -> dict[str, Table]:
+        """See `Store.tables`."""
+        with self._lock:
+            self._require_open()
+            self._refresh_tables()
+            return dict(self._tables)
+
+    def _refresh_tables(self) -> None:
+        for definition in self._coordinator.tables():
+            table = Table.from_dict(json.loads(definition))
+            self._tables.setdefault(table.name, table)
+
+    def _columns(self, tables: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Return the salts and dims of tables."""
+        return [_native.table_salt(t) for t in tables], [self._tables[t].dim for t in tables]
+
+    # -- rows -------------------------------------------------------------------------------------
+
+    def join_group(self, rank: int, world: int) -> None:
+        """Make every push of this handle one of `world` that are applied together.
+
+        The servers wait for the pushes of all ranks, join them in the order of the ranks and apply
+        them as one; each then returns. All ranks must make the same calls in the same order.
+        """
+        require_int("join_group: world", world, low=1, high=2**16)
+        require_int("join_group: rank", rank, low=0, high=world - 1)
+        self._rank, self._world = rank, world
+
+    def _pull_rows(
+        self, tables: Sequence[str], keys: Sequence[U64], out: Sequence[F32], mode: PullMode
+    ) -> None:
+        self._read(tables, keys, out, None, mode)
+
+    def _peek_rows(
+        self,
+        tables: Sequence[str],
+        keys: Sequence[U64],
+        out: Sequence[F32],
+        absent: Sequence[NDArray[np.uint8]],
+    ) -> None:
+        self._read(tables, keys, out, absent, "peek")
+
+    def _read(
+        self,
+        tables: Sequence[str],
+        keys: Sequence[U64],
+        out: Sequence[F32],
+        absent: Sequence[NDArray[np.uint8]] | None,
+        mode: Any,
+    ) -> None:
+        salts, dims = self._columns(tables)
+        now_s = self.now_s()
+        for left_s in self._attempts("pull"):
+            # Rows that were read already are read again: a change of routing is rare.
+            if not self._client.pull(salts, dims, keys, out, absent, mode, now_s, left_s):
+                return
+
+    def _push_rows(
+        self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32], now_s: int
+    ) -> None:
+        salts, dims = self._columns(tables)
+        sequence = next(self._sequence)
+        refused = [np.zeros(len(k), np.uint8) for k in keys]
+        for left_s in self._attempts("push"):
+            if not self._client.push(
+                salts,
+                dims,
+                keys,
+                grads,
+                sequence=sequence,
+                round=sequence,
+                rank=self._rank,
+                world=self._world,
+                now_s=now_s,
+                timeout_s=left_s,
+                refused=refused,
+            ):
+                return
+            again = [np.flatnonzero(r) for r in refused]
+            keys = [k[i] for k, i in zip(keys, again, strict=True)]
+            grads = [g[i] for g, i in zip(grads, again, strict=True)]
+            refused = [np.zeros(len(k), np.uint8) for k in keys]
+
+    def deletions(self, table: str) -> int:
+        """See `Store.deletions`."""
+        self._table(table)
+        return sum(server.deletions(table) for server in self._servers.values())
+
+    # -- whole store ------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Return {"tables": {name: counters over all servers}, "servers": {number: its own}}.
+
+        Counters of a table are those of the embedded store; `step` is the highest of any server.
+        """
+        self._require_open()
+        tables: dict[str, dict[str, int]] = {}
+        servers: dict[str, Any] = {}
+        for number, server in sorted(self._servers.items()):
+            own = {name: server.table_stats(name) for name in self.tables()}
+            servers[str(number)] = {
+                "address": server.address,
+                "transport": self._transports[number],
+                "tables": len(own),
+                **{field: sum(s[field] for s in own.values()) for field in ("rows", "bytes")},
+            }
+            for name, counters in own.items():
+                total = tables.setdefault(name, dict.fromkeys(counters, 0))
+                for field, value in counters.items():
+                    join = max if field == "step" else operator.add
+                    total[field] = join(total[field], value)
+        return {"tables": tables, "servers": servers}
+
+    def inspect(self, table: str, key: int) -> dict[str, Any] | None:
+        """See `Store.inspect`."""
+        require_int(f"inspect({table!r}): key", key, low=0, high=2**64 - 1)
+        self._table(table)
+        slot = int(_native.slots_of(table, np.array([key], np.uint64))[0])
+        owner = int(self._coordinator.routing(0, self._timeout_s).owners[slot])
+        return self._servers[owner].inspect(table, key)
+
+    def evict(self, table: str) -> int:
+        """See `Store.evict`."""
+        self._table(table)
+        now_s = self.now_s()
+        return sum(server.evict(table, now_s=now_s) for server in self._servers.values())
+
+    def checkpoint(
+        self,
+        dest: str | os.PathLike[str],
+        *,
+        delta: bool = False,
+        state: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Raise `Unavailable`: this version saves no checkpoints of a cluster yet."""
+        raise Unavailable(
+            f"checkpoint({os.fspath(dest)!r}): this version cannot save the tables of a cluster; "
+            "train on the embedded store to save checkpoints"
+        )
+
+    def restore(self, src: str | os.PathLike[str]) -> Checkpoint:
+        """Raise `Unavailable`: this version restores no checkpoints into a cluster yet."""
+        raise Unavailable(
+            f"restore({os.fspath(src)!r}): this version cannot restore a checkpoint into a "
+            "cluster; restore it into the embedded store"
+        )
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        super().close()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._heartbeat = None
+        for server in self._servers.values():
+            server.close()
+        self._coordinator.close()
