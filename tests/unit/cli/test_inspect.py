@@ -79,7 +79,10 @@ def test_an_unknown_table_is_named_beside_the_known_ones(capsys: Any) -> None:
 
 @pytest.mark.parametrize(
     ("url", "message"),
-    [("embedded:", "lives inside the process"), ("embery://host:1", "this command reads checkpoints")],
+    [
+        ("embedded:", "lives inside the process"),
+        ("embery://host:1", "this command reads checkpoints"),
+    ],
 )
 def test_a_store_that_cannot_be_reached_says_why(capsys: Any, url: str, message: str) -> None:
     assert main(["inspect", url, "item", "1"]) == 1
