@@ -108,8 +108,8 @@ class Server:
 class Client:
     """A worker's side of the servers: a call goes to all that are concerned, at once. Thread-safe.
 
-    Every call raises `Unavailable` (a server is gone), `DeadlineExceeded`, or what a server answers;
-    the message names the server. Of a failed push some servers may have applied their part.
+    Every call raises `Unavailable` (a server is gone), `DeadlineExceeded`, or what a server
+    answers; the message names the server. Of a failed push some may have applied their part.
 
     Args:
         client: identity of this client in its pushes.

@@ -4,8 +4,8 @@
 // A connection has one request at a time. Its events are one-shot, so that one thread at a time
 // serves it; while a push waits for those of other workers only a hang-up is awaited.
 //
-// Thread-safety and ownership: as Listener says. Requires: when it is destroyed, every request that
-// it handed out has been answered.
+// Thread-safety: all methods may be called from any thread. Ownership: as Listener says. Requires:
+// when it is destroyed, every request that it handed out has been answered.
 #pragma once
 
 #include <array>

@@ -20,7 +20,7 @@ def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_plane(transport: str) -> Iterator[Callable[..., Any]]:
     """Return a maker of planes over the transport; they are stopped after the test."""
     made = []

@@ -62,10 +62,13 @@ class Plane:
         self, client: Any, keys: dict[str, NDArray[Any]], mode: str = "train"
     ) -> dict[str, NDArray[Any]]:
         salts, dims = self.arguments(list(keys))
-        out = [np.full((len(k), d), np.nan, np.float32) for k, d in zip(keys.values(), dims)]
+        out = [
+            np.full((len(k), d), np.nan, np.float32)
+            for k, d in zip(keys.values(), dims, strict=True)
+        ]
         refused = client.pull(salts, dims, list(keys.values()), out, None, mode, NOW_S, TIMEOUT_S)
         assert refused == 0
-        return dict(zip(keys, out))
+        return dict(zip(keys, out, strict=True))
 
     def push(
         self,

@@ -163,7 +163,7 @@ def test_an_error_of_a_server_reaches_the_caller_as_itself(make_plane: Any) -> N
     plane = make_plane(TABLES, servers=2)
     client = plane.client()
     keys, out = np.arange(100, dtype=np.uint64), np.empty((100, 5), np.float32)
-    with pytest.raises(em.TableNotFound, match="server 0 .*no table of salt 5; create it"):
+    with pytest.raises(em.TableNotFound, match=r"server 0 .*no table of salt 5; create it"):
         client.pull([5], [5], [keys], [out], None, "train", NOW_S, 30.0)
     salt = _native.table_salt("item")
     with pytest.raises(em.InvalidArgument, match="'item' has rows of 16 columns, the request of 5"):
