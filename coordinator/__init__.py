@@ -1,1 +1,1 @@
-"""The coordinator role: membership, routing, leases. Not part of this version."""
+"""The coordinator role: membership, routing, the catalogue of tables."""

@@ -1,1 +1,1 @@
-"""The server role: owns slots and serves their rows. Not part of this version."""
+"""The server role: owns slots and serves their rows."""

@@ -24,6 +24,8 @@ OK, FAILED, MISUSED = 0, 1, 2
 COMMANDS = {
     "run": "run a training script on servers and workers, all on this machine",
     "status": "show the servers, workers and tables of a cluster",
+    "coordinator": "run the coordinator of a cluster",
+    "ps": "run a server of a cluster",
     "inspect": "show a row, or a table's statistics, of a checkpoint",
     "doctor": "show what this machine offers Embery, and what is missing",
 }

@@ -8,13 +8,14 @@ where it refuses the credentials, `InvalidArgument` where it speaks another vers
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from embery.errors import Unavailable
-from embery.rpc.address import address_of
+from embery.rpc.address import address_of, host_identity
 from embery.rpc.channel import CHUNK_BYTES, Channel
 from embery.rpc.credentials import Credentials
 from embery.rpc.records import Routing, ServerInfo, routing_from
@@ -34,13 +35,13 @@ DATA_VERSIONS = (1,)
 
 @dataclass(frozen=True, slots=True)
 class ServerGrant:
-    """What a server learns when it registers; `tables` are definitions."""
+    """What a server learns when it registers; `tables` are definitions as JSON."""
 
     number: int
     cluster_id: str
     secret: bytes
     routing: Routing
-    tables: list[dict[str, Any]]
+    tables: list[str]
     heartbeat_s: float
 
 
@@ -65,7 +66,7 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """A worker as the coordinator sees it; `state` is "live", "lost" or "left"."""
+    """A worker as the coordinator sees it; `state` is "registered", "live", "lost" or "left"."""
 
     client: int
     rank: int
@@ -119,10 +120,18 @@ class CoordinatorClient:
         self._channel = Channel(address_of(url), credentials, role="coordinator")
         self._stub = CoordinatorStub(self._channel.grpc)  # type: ignore[no-untyped-call]
 
-    def register_server(self, *, incarnation: str, address: str, host_identity: str) -> ServerGrant:
-        """Register a server; again with the same `incarnation` returns the same number."""
+    def register_server(
+        self, *, incarnation: str, address: str, host_identity: str, cluster_id: str = ""
+    ) -> ServerGrant:
+        """Register a server; again with the same `incarnation` returns the same number.
+
+        `cluster_id` is that of an earlier registration: another cluster refuses it.
+        """
         request = c.RegisterServerRequest(
-            incarnation=incarnation, address=address, host_identity=host_identity
+            incarnation=incarnation,
+            address=address,
+            host_identity=host_identity,
+            cluster_id=cluster_id,
         )
         reply = self._channel.call(
             self._stub.RegisterServer, request, self._timeout_s, what="register server"
@@ -132,16 +141,19 @@ class CoordinatorClient:
             cluster_id=reply.cluster_id,
             secret=reply.secret,
             routing=routing_from(reply.routing),
-            tables=[json.loads(table) for table in reply.tables],
+            tables=list(reply.tables),
             heartbeat_s=reply.heartbeat_ms / 1000,
         )
 
     def register_worker(
-        self, *, incarnation: str, rank: int = 0, world_size: int = 1, host_identity: str = ""
+        self, *, incarnation: str | None = None, rank: int = 0, world_size: int = 1
     ) -> WorkerGrant:
         """Register a worker; again with the same `incarnation` returns the same client."""
         request = c.RegisterWorkerRequest(
-            incarnation=incarnation, rank=rank, world_size=world_size, host_identity=host_identity
+            incarnation=incarnation or uuid.uuid4().hex,
+            rank=rank,
+            world_size=world_size,
+            host_identity=host_identity(),
         )
         reply = self._channel.call(
             self._stub.RegisterWorker, request, self._timeout_s, what="register worker"
@@ -200,12 +212,12 @@ class CoordinatorClient:
             self._stub.CreateTable, request, self._timeout_s + WAIT_GRACE_S, what="create table"
         )
 
-    def tables(self) -> list[dict[str, Any]]:
-        """Return the definitions of all tables, in the order of their creation."""
+    def tables(self) -> list[str]:
+        """Return the definitions of all tables as JSON, in the order of their creation."""
         reply = self._channel.call(
             self._stub.ListTables, c.ListTablesRequest(), self._timeout_s, what="tables"
         )
-        return [json.loads(table) for table in reply.tables]
+        return list(reply.tables)
 
     def status(self) -> ClusterStatus:
         """Return what the coordinator knows of the cluster."""
@@ -245,10 +257,7 @@ class ServerClient:
         self._stub = ServerStub(self._channel.grpc)  # type: ignore[no-untyped-call]
 
     def negotiate(
-        self,
-        host_identity: str,
-        versions: Sequence[int] = DATA_VERSIONS,
-        transport: str = "auto",
+        self, transport: str = "auto", *, versions: Sequence[int] = DATA_VERSIONS
     ) -> Offer:
         """Agree how rows travel; `transport` is "auto", "tcp" or "grpc".
 
@@ -257,7 +266,7 @@ class ServerClient:
             Unavailable: the transport that was asked for cannot be had; the message says why.
         """
         request = s.NegotiateRequest(
-            host_identity=host_identity, versions=versions, transport=transport
+            host_identity=host_identity(), versions=versions, transport=transport
         )
         reply = self._channel.call(self._stub.Negotiate, request, self._timeout_s, what="negotiate")
         return Offer(
@@ -300,7 +309,7 @@ class ServerClient:
         return dict(reply.counters)
 
     def inspect(self, table: str, key: int) -> dict[str, Any] | None:
-        """Return the row of `key` in words, without its slot; None if it does not exist here."""
+        """Return the row as `Store.inspect` does; None if it does not exist here."""
         reply = self._channel.call(
             self._stub.Inspect,
             s.InspectRequest(table=table, key=key),
@@ -310,8 +319,11 @@ class ServerClient:
         row: dict[str, Any] | None = json.loads(reply.row_json) if reply.row_json else None
         return row
 
-    def evict(self, table: str, *, now_s: int, timeout_s: float = CALL_TIMEOUT_S) -> int:
-        """Apply the table's eviction policy at the time `now_s`; return how many rows went."""
+    def evict(
+        self, table: str, *, now_s: int | None = None, timeout_s: float = CALL_TIMEOUT_S
+    ) -> int:
+        """Apply the table's eviction policy at `now_s` (None: now); return how many rows went."""
+        now_s = int(time.time()) if now_s is None else now_s
         request = s.EvictRequest(table=table, now_s=now_s, request_id=uuid.uuid4().hex)
         reply = self._channel.call(self._stub.Evict, request, timeout_s, what=f"evict {table!r}")
         return int(reply.rows)

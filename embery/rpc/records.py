@@ -1,16 +1,18 @@
-"""Routing as the roles hold it, and its message on the wire."""
+"""Routing and tables as the roles hold them, and what stands for them on the wire."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embery.errors import Internal
+from embery.errors import Internal, InvalidArgument
 from embery.routing import SLOT_COUNT
 from embery.rpc.v1 import routing_pb2 as r
+from embery.table import Table
 
 ServerState = Literal["joining", "live", "lost", "left"]
 _STATES: dict[ServerState, r.ServerState] = {
@@ -37,6 +39,15 @@ class ServerInfo:
     address: str
     host_identity: str
     state: ServerState
+
+    def to_message(self) -> r.ServerInfo:
+        """Return the message on the wire."""
+        return r.ServerInfo(
+            number=self.number,
+            address=self.address,
+            host_identity=self.host_identity,
+            state=_STATES[self.state],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +77,7 @@ class Routing:
             version=self.version,
             owners=self.owners.tolist(),
             changed_at=self.changed_at.tolist(),
-            servers=[
-                r.ServerInfo(
-                    number=server.number,
-                    address=server.address,
-                    host_identity=server.host_identity,
-                    state=_STATES[server.state],
-                )
-                for server in self.servers.values()
-            ],
+            servers=[server.to_message() for server in self.servers.values()],
         )
 
 
@@ -101,3 +104,11 @@ def routing_from(message: r.Routing) -> Routing:
         np.array(message.changed_at, np.uint64),
         servers,
     )
+
+
+def table_from_json(text: str) -> Table:
+    """Return the table that `Table.to_dict` described; raise `InvalidArgument` if it is not one."""
+    try:
+        return Table.from_dict(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise InvalidArgument(f"not the definition of a table: {error}") from None

@@ -8,14 +8,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RegisterServerRequest(_message.Message):
-    __slots__ = ("incarnation", "address", "host_identity")
+    __slots__ = ("incarnation", "address", "host_identity", "cluster_id")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     HOST_IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     incarnation: str
     address: str
     host_identity: str
-    def __init__(self, incarnation: _Optional[str] = ..., address: _Optional[str] = ..., host_identity: _Optional[str] = ...) -> None: ...
+    cluster_id: str
+    def __init__(self, incarnation: _Optional[str] = ..., address: _Optional[str] = ..., host_identity: _Optional[str] = ..., cluster_id: _Optional[str] = ...) -> None: ...
 
 class RegisterServerReply(_message.Message):
     __slots__ = ("number", "cluster_id", "secret", "routing", "tables", "heartbeat_ms")

@@ -1,0 +1,282 @@
+"""The coordinator itself: takes what members say, decides, records, and tells the servers.
+
+One lock guards the state, which is replaced and never changed. Nothing is told before it is
+durable, and no call to a server is made under the lock.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from embery.coordinator.database import Database
+from embery.coordinator.decisions import expire, place
+from embery.coordinator.state import ClusterOptions, ClusterState, Server, Worker
+from embery.errors import DeadlineExceeded, EmberyError, SchemaMismatch, Unavailable
+from embery.observability.logs import facts
+from embery.rpc.client import ServerClient
+from embery.rpc.records import Routing, table_from_json
+
+log = logging.getLogger(__name__)
+
+# Workers that are kept to show; beyond, those that have gone are forgotten, the oldest first.
+WORKERS_MAX = 4096
+SERVER_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 2 * SERVER_TIMEOUT_S
+
+
+class Cluster:
+    """A cluster and its state. Thread-safe.
+
+    Args:
+        database: what it was, and where every change is recorded; closed by `close`.
+        options: how it is run.
+        connect: makes a client for the address of a server.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        options: ClusterOptions,
+        connect: Callable[[str], ServerClient],
+    ) -> None:
+        options.validate()
+        self.options = options
+        self._database = database
+        self._connect = connect
+        self._changed = threading.Condition()
+        self._state = database.load(time.monotonic())
+        self._reason = place(time.monotonic(), self._state, options)[1]
+        # Decided and recorded, but not all servers know it yet, so workers may not.
+        self._pending: Routing | None = None
+        self._clients: dict[str, ServerClient] = {}
+        # Serialises the creation of tables, over the calls to servers that it takes.
+        self._creating = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="embery-watch", daemon=True)
+
+    @property
+    def state(self) -> ClusterState:
+        """Return the present state."""
+        return self._state
+
+    @property
+    def reason(self) -> str:
+        """Return why slots are where they are, or what they wait for."""
+        return self._reason
+
+    def start(self) -> None:
+        """Begin to watch leases and to place slots."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop watching and close the database and all clients."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_TIMEOUT_S)
+        with self._changed:
+            self._database.close()
+            for client in self._clients.values():
+                client.close()
+
+    # -- members ----------------------------------------------------------------------------------
+
+    def register_server(self, incarnation: str, address: str, host_identity: str) -> int:
+        """Return the number of a server; it is live from its first heartbeat on."""
+        with self._changed:
+            known = self._server_of(incarnation)
+            if known is not None:
+                return known.number
+            number = self._database.add_server(incarnation, address, host_identity)
+            server = Server(
+                number, incarnation, address, host_identity, "joining", time.monotonic()
+            )
+            self._put(server)
+        log.info("server registered", extra=facts(server=number, address=address))
+        return number
+
+    def register_worker(self, incarnation: str, rank: int, world_size: int) -> int:
+        """Return the client number of a worker."""
+        with self._changed:
+            known = self._worker_of(incarnation)
+            if known is not None:
+                return known.client
+            client = self._database.add_worker(incarnation, rank, world_size)
+            self._forget_old_workers()
+            self._put(Worker(client, incarnation, rank, world_size, "registered", time.monotonic()))
+        log.info("worker registered", extra=facts(client=client, rank=rank))
+        return client
+
+    def heartbeat(self, incarnation: str) -> bool:
+        """Note that a member is there; return whether it is known."""
+        now_s = time.monotonic()
+        with self._changed:
+            member = self._member(incarnation)
+            if member is None or member.state == "left":
+                return False
+            if member.state == "lost":
+                log.warning("%s is there again", _name(member))
+            self._put(replace(member, state="live", heard_s=now_s))
+        return True
+
+    def leave(self, incarnation: str) -> None:
+        """Note that a member ends cleanly."""
+        with self._changed:
+            member = self._member(incarnation)
+            if member is None or member.state == "left":
+                return
+            if isinstance(member, Server):
+                self._database.server_left(member.number)
+            else:
+                self._database.forget_worker(member.client)
+            self._put(replace(member, state="left"))
+        log.info("%s has left", _name(member))
+
+    def _member(self, incarnation: str) -> Server | Worker | None:
+        return self._server_of(incarnation) or self._worker_of(incarnation)
+
+    def _server_of(self, incarnation: str) -> Server | None:
+        servers = self._state.servers.values()
+        return next((s for s in servers if s.incarnation == incarnation), None)
+
+    def _worker_of(self, incarnation: str) -> Worker | None:
+        workers = self._state.workers.values()
+        return next((w for w in workers if w.incarnation == incarnation), None)
+
+    def _put(self, member: Server | Worker) -> None:
+        """Add or replace a member of the state; called under the lock."""
+        if isinstance(member, Server):
+            servers = {**self._state.servers, member.number: member}
+            self._state = replace(self._state, servers=servers)
+        else:
+            workers = {**self._state.workers, member.client: member}
+            self._state = replace(self._state, workers=workers)
+
+    def _forget_old_workers(self) -> None:
+        workers = self._state.workers
+        gone = [w.client for w in workers.values() if w.state in ("lost", "left")]
+        for client in gone[: max(0, len(workers) - WORKERS_MAX + 1)]:
+            self._database.forget_worker(client)
+            workers = {c: w for c, w in workers.items() if c != client}
+        self._state = replace(self._state, workers=workers)
+
+    # -- routing ----------------------------------------------------------------------------------
+
+    def wait_routing(self, after_version: int, wait_s: float) -> Routing:
+        """Return a routing newer than `after_version`, waiting for it.
+
+        Raises:
+            Unavailable: slots are not placed.
+            DeadlineExceeded: there is no newer one.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._state.routing.version > after_version or self._stopping.is_set(),
+                wait_s,
+            )
+            if self._state.routing.version > after_version:
+                return self.routing()
+            if not self._state.routing.version:
+                raise Unavailable(self._reason)
+            raise DeadlineExceeded(
+                f"no routing newer than {after_version} within {wait_s:g} s; {self._reason}"
+            )
+
+    def routing(self) -> Routing:
+        """Return the present routing, its servers as they are now."""
+        state = self._state
+        servers = {number: state.servers[number].info() for number in state.routing.servers}
+        return replace(state.routing, servers=servers)
+
+    def server_routing(self) -> Routing:
+        """Return the routing as a server must know it: before any worker does."""
+        return self._pending or self.routing()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(self.options.heartbeat_s / 4):
+            try:
+                self._tick(time.monotonic())
+            except Exception:
+                # A watch that ends would leave every later failure unseen.
+                log.exception("watching the cluster failed; it is tried again")
+        with self._changed:
+            self._changed.notify_all()
+
+    def _tick(self, now_s: float) -> None:
+        with self._changed:
+            lost, reason = expire(now_s, self._state, self.options)
+            for member in lost:
+                self._put(replace(member, state="lost"))
+                log.warning("%s", reason)
+            routing, reason = place(now_s, self._state, self.options)
+            if routing is not None and self._pending is None:
+                self._database.set_routing(routing)
+                self._pending = routing
+            if reason != self._reason:
+                log.info("%s", reason)
+            self._reason = reason
+            pending = self._pending
+        if pending is not None:
+            self._tell(pending)
+
+    def _tell(self, routing: Routing) -> None:
+        """Tell the servers of a new routing, and then everyone; again later if one cannot be."""
+        for server in routing.servers.values():
+            try:
+                self._client(server.address).set_routing(routing, timeout_s=SERVER_TIMEOUT_S)
+            except EmberyError as error:
+                log.warning("server %d does not know its slots yet: %s", server.number, error)
+                return
+        with self._changed:
+            self._state = replace(self._state, routing=routing)
+            self._pending = None
+            self._reason = place(time.monotonic(), self._state, self.options)[1]
+            self._changed.notify_all()
+
+    def _client(self, address: str) -> ServerClient:
+        with self._changed:
+            if address not in self._clients:
+                self._clients[address] = self._connect(address)
+            return self._clients[address]
+
+    # -- tables -----------------------------------------------------------------------------------
+
+    def create_table(self, definition_json: str, wait_s: float) -> None:
+        """Create a table on all live servers; a no-op if an equal one exists.
+
+        Raises:
+            InvalidArgument: the definition is none.
+            SchemaMismatch: a table of this name has another definition.
+            Unavailable: slots are not placed, or a live server cannot be reached; try again.
+        """
+        table = table_from_json(definition_json)
+        definition = json.dumps(table.to_dict())
+        self.wait_routing(0, wait_s)
+        with self._creating:
+            with self._changed:
+                known = self._state.tables.get(table.name)
+                if known is None:
+                    self._database.add_table(table.name, definition)
+                    tables = {**self._state.tables, table.name: definition}
+                    self._state = replace(self._state, tables=tables)
+                elif known != definition:
+                    raise SchemaMismatch(
+                        f"table {table.name!r} exists with the definition {known}, got "
+                        f"{definition}; use the same definition, or another name"
+                    )
+            # Told again even if it is known: the one who created it may have failed half way.
+            for server in self.routing().servers.values():
+                if server.state == "live":
+                    self._client(server.address).create_table(
+                        definition, timeout_s=SERVER_TIMEOUT_S
+                    )
+
+
+def _name(member: Server | Worker) -> str:
+    if isinstance(member, Server):
+        return f"server {member.number}"
+    return f"worker {member.rank} (client {member.client})"

@@ -1,0 +1,186 @@
+"""What outlives the coordinator: a SQLite file, each change of it durable before it is told.
+
+Format 1. A file of another format, or one that another coordinator has open, is refused.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from embery.coordinator.state import ClusterState, Server, Worker
+from embery.errors import InvalidArgument, ResourceExhausted, Unavailable
+from embery.rpc.records import Routing
+
+FORMAT = 1
+SECRET_BYTES = 32
+SERVER_NUMBER_MAX = 2**16 - 1
+IN_MEMORY = ":memory:"
+_SCHEMA = """
+CREATE TABLE cluster (id TEXT NOT NULL, secret BLOB NOT NULL);
+CREATE TABLE servers (
+    number INTEGER PRIMARY KEY, incarnation TEXT NOT NULL UNIQUE, address TEXT NOT NULL,
+    host_identity TEXT NOT NULL, has_left INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE workers (
+    client INTEGER PRIMARY KEY AUTOINCREMENT, incarnation TEXT NOT NULL UNIQUE,
+    rank INTEGER NOT NULL, world_size INTEGER NOT NULL);
+CREATE TABLE tables (
+    ordinal INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, definition TEXT NOT NULL);
+CREATE TABLE routing (version INTEGER PRIMARY KEY, owners BLOB NOT NULL, changed_at BLOB NOT NULL);
+"""
+
+
+class Database:
+    """The durable part of a `ClusterState`. Calls must not overlap.
+
+    Args:
+        path: of the file, made if it is not there; ":memory:" keeps nothing.
+
+    Raises:
+        Unavailable: the file cannot be opened, or another process has it.
+        InvalidArgument: it is something else than the state of a coordinator.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        try:
+            self._connection = sqlite3.connect(
+                path, timeout=1.0, isolation_level=None, check_same_thread=False
+            )
+            # The lock is taken by the first write and then kept: two coordinators of one state
+            # would both decide.
+            self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._prepare()
+        except sqlite3.OperationalError as error:
+            raise Unavailable(
+                f"--state {path}: {error}; is the folder there, and no other coordinator using it?"
+            ) from None
+        except sqlite3.DatabaseError as error:
+            raise InvalidArgument(
+                f"--state {path}: not the state of a coordinator ({error}); name another file"
+            ) from None
+
+    def _prepare(self) -> None:
+        with self._transaction():
+            (found,) = self._connection.execute("PRAGMA user_version").fetchone()
+            (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if found == 0 and tables == 0:
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    self._connection.execute(statement)
+                self._connection.execute(
+                    "INSERT INTO cluster VALUES (?, ?)",
+                    (uuid.uuid4().hex, secrets.token_bytes(SECRET_BYTES)),
+                )
+                self._connection.execute(f"PRAGMA user_version={FORMAT}")
+            elif found != FORMAT:
+                raise InvalidArgument(
+                    f"--state {self._path}: format {found}, expected {FORMAT}; name another file, "
+                    "or use the version of embery that wrote it"
+                )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def load(self, now_s: float) -> ClusterState:
+        """Return the state as of the last change; nobody was heard of since before `now_s`."""
+        rows = self._connection.execute
+        (cluster_id, secret) = rows("SELECT id, secret FROM cluster").fetchone()
+        servers = {
+            number: Server(number, inc, address, host, "left" if left else "joining", now_s)
+            for number, inc, address, host, left in rows(
+                "SELECT number, incarnation, address, host_identity, has_left FROM servers"
+            )
+        }
+        workers = {
+            client: Worker(client, incarnation, rank, size, "registered", now_s)
+            for client, incarnation, rank, size in rows(
+                "SELECT client, incarnation, rank, world_size FROM workers"
+            )
+        }
+        tables = dict(rows("SELECT name, definition FROM tables ORDER BY ordinal").fetchall())
+        routing = Routing.unplaced({})
+        latest = rows(
+            "SELECT version, owners, changed_at FROM routing ORDER BY version DESC LIMIT 1"
+        ).fetchone()
+        if latest is not None:
+            owners = np.frombuffer(latest[1], "<u2").astype(np.uint16)
+            changed_at = np.frombuffer(latest[2], "<u8").astype(np.uint64)
+            owning = {int(n): servers[int(n)].info() for n in np.unique(owners)}
+            routing = Routing(latest[0], owners, changed_at, owning)
+        return ClusterState(cluster_id, secret, routing, servers, workers, tables)
+
+    def add_server(self, incarnation: str, address: str, host_identity: str) -> int:
+        """Record a server and return its number, the next free one."""
+        with self._transaction():
+            (number,) = self._connection.execute(
+                "SELECT coalesce(max(number) + 1, 0) FROM servers"
+            ).fetchone()
+            if number > SERVER_NUMBER_MAX:
+                raise ResourceExhausted(
+                    f"this cluster has had {number} servers, and numbers end there; start a new "
+                    "one with another --state"
+                )
+            self._connection.execute(
+                "INSERT INTO servers (number, incarnation, address, host_identity) "
+                "VALUES (?, ?, ?, ?)",
+                (number, incarnation, address, host_identity),
+            )
+        return int(number)
+
+    def server_left(self, number: int) -> None:
+        """Record that a server ended cleanly."""
+        with self._transaction():
+            self._connection.execute("UPDATE servers SET has_left=1 WHERE number=?", (number,))
+
+    def add_worker(self, incarnation: str, rank: int, world_size: int) -> int:
+        """Record a worker and return its client number, which no other ever had."""
+        with self._transaction():
+            cursor = self._connection.execute(
+                "INSERT INTO workers (incarnation, rank, world_size) VALUES (?, ?, ?)",
+                (incarnation, rank, world_size),
+            )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def forget_worker(self, client: int) -> None:
+        """Forget a worker that has gone; its number is not given again."""
+        with self._transaction():
+            self._connection.execute("DELETE FROM workers WHERE client=?", (client,))
+
+    def add_table(self, name: str, definition: str) -> None:
+        """Record a table."""
+        with self._transaction():
+            self._connection.execute(
+                "INSERT INTO tables (name, definition) VALUES (?, ?)", (name, definition)
+            )
+
+    def set_routing(self, routing: Routing) -> None:
+        """Record a routing, newer than the one before, which it replaces."""
+        with self._transaction():
+            self._connection.execute("DELETE FROM routing")
+            self._connection.execute(
+                "INSERT INTO routing VALUES (?, ?, ?)",
+                (
+                    routing.version,
+                    routing.owners.astype("<u2").tobytes(),
+                    routing.changed_at.astype("<u8").tobytes(),
+                ),
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()

@@ -1,0 +1,66 @@
+"""What the coordinator decides: pure functions (now, state, options) -> (decision, reason)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embery.coordinator.state import ClusterOptions, ClusterState, Server, Worker
+from embery.routing import SLOT_COUNT
+from embery.rpc.records import Routing
+
+
+def contiguous_owners(servers: Sequence[int]) -> NDArray[np.uint16]:
+    """Give each server one range of slots, in order of numbers, equal to one slot.
+
+    Returns:
+        uint16, shape (4096,).
+    """
+    numbers = np.array(sorted(servers), np.uint16)
+    return numbers[np.arange(SLOT_COUNT) * len(numbers) // SLOT_COUNT]
+
+
+def place(now_s: float, state: ClusterState, options: ClusterOptions) -> tuple[Routing | None, str]:
+    """Decide who owns which slot; None leaves it as it is.
+
+    Slots are placed once, when all expected servers are live. What a lost server held cannot be
+    given to another, which has no copy of it.
+    """
+    live = [number for number, server in state.servers.items() if server.state == "live"]
+    if state.routing.version:
+        owners = set(state.routing.servers)
+        lost = sorted(owners.difference(live))
+        if lost:
+            names = ", ".join(f"{n} ({state.servers[n].state})" for n in lost)
+            return None, f"slots of servers that cannot be reached wait for them: {names}"
+        spare = sorted(set(live) - owners)
+        more = f"; servers {spare} came later and own none" if spare else ""
+        return None, f"slots are on {len(owners)} servers{more}"
+    if len(live) < options.expect_servers:
+        return None, f"waiting for {len(live)} of {options.expect_servers} servers"
+    chosen = sorted(live)[: options.expect_servers]
+    version = state.routing.version + 1
+    routing = Routing(
+        version=version,
+        owners=contiguous_owners(chosen),
+        changed_at=np.full(SLOT_COUNT, version, np.uint64),
+        servers={number: state.servers[number].info() for number in chosen},
+    )
+    return routing, f"all {options.expect_servers} servers are live: slots placed on {chosen}"
+
+
+def expire(
+    now_s: float, state: ClusterState, options: ClusterOptions
+) -> tuple[list[Server | Worker], str]:
+    """Decide which members have missed their lease."""
+    expected: list[Server | Worker] = [
+        *(s for s in state.servers.values() if s.state in ("joining", "live")),
+        *(w for w in state.workers.values() if w.state == "live"),
+    ]
+    lost = [member for member in expected if now_s - member.heard_s > options.lease_s]
+    names = ", ".join(
+        f"server {m.number}" if isinstance(m, Server) else f"worker {m.rank}" for m in lost
+    )
+    return lost, f"not heard of for {options.lease_s:g} s: {names}" if lost else "all were heard of"

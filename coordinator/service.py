@@ -1,0 +1,136 @@
+"""The coordinator's gRPC service: messages in, messages out; `Cluster` does the work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from embery.coordinator.cluster import Cluster
+from embery.errors import InvalidArgument
+from embery.rpc.address import split_address
+from embery.rpc.serving import answering
+from embery.rpc.v1 import coordinator_pb2 as c
+from embery.rpc.v1 import routing_pb2 as r
+from embery.rpc.v1.coordinator_pb2_grpc import CoordinatorServicer
+from embery.validation import require_int
+
+WAIT_MS_MAX = 600_000
+TEXT_BYTES_MAX = 256
+
+
+class CoordinatorService(CoordinatorServicer):
+    """See proto/embery/v1/coordinator.proto."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    @answering
+    def RegisterServer(
+        self, request: c.RegisterServerRequest, context: Any
+    ) -> c.RegisterServerReply:
+        """Give a server its number, and what it must know to serve."""
+        _require_text("incarnation", request.incarnation)
+        _require_text("host_identity", request.host_identity)
+        split_address(request.address, "register server: address")
+        cluster_id = self._cluster.state.cluster_id
+        if request.cluster_id not in ("", cluster_id):
+            raise InvalidArgument(
+                f"register server: the caller belongs to cluster {request.cluster_id}, this one is "
+                f"{cluster_id}; start the coordinator with the --state it had, or the server again"
+            )
+        number = self._cluster.register_server(
+            request.incarnation, request.address, request.host_identity
+        )
+        state = self._cluster.state
+        return c.RegisterServerReply(
+            number=number,
+            cluster_id=state.cluster_id,
+            secret=state.secret,
+            routing=self._cluster.server_routing().to_message(),
+            tables=state.tables.values(),
+            heartbeat_ms=self._heartbeat_ms(),
+        )
+
+    @answering
+    def RegisterWorker(
+        self, request: c.RegisterWorkerRequest, context: Any
+    ) -> c.RegisterWorkerReply:
+        """Give a worker its client number."""
+        _require_text("incarnation", request.incarnation)
+        require_int("register worker: world_size", request.world_size, low=1, high=2**16)
+        require_int("register worker: rank", request.rank, low=0, high=request.world_size - 1)
+        client = self._cluster.register_worker(
+            request.incarnation, request.rank, request.world_size
+        )
+        state = self._cluster.state
+        return c.RegisterWorkerReply(
+            client=client,
+            cluster_id=state.cluster_id,
+            secret=state.secret,
+            heartbeat_ms=self._heartbeat_ms(),
+        )
+
+    @answering
+    def Heartbeat(self, request: c.HeartbeatRequest, context: Any) -> c.HeartbeatReply:
+        """Note that a member is there."""
+        return c.HeartbeatReply(
+            known=self._cluster.heartbeat(request.incarnation),
+            routing_version=self._cluster.state.routing.version,
+            table_count=len(self._cluster.state.tables),
+        )
+
+    @answering
+    def Leave(self, request: c.LeaveRequest, context: Any) -> c.LeaveReply:
+        """Note that a member ends cleanly."""
+        self._cluster.leave(request.incarnation)
+        return c.LeaveReply()
+
+    @answering
+    def WaitRouting(self, request: c.WaitRoutingRequest, context: Any) -> r.Routing:
+        """Return the routing once there is a newer one."""
+        wait_s = _wait_s(request.wait_ms)
+        return self._cluster.wait_routing(request.after_version, wait_s).to_message()
+
+    @answering
+    def CreateTable(self, request: c.CreateTableRequest, context: Any) -> c.CreateTableReply:
+        """Create a table on all live servers."""
+        self._cluster.create_table(request.definition_json, _wait_s(request.wait_ms))
+        return c.CreateTableReply()
+
+    @answering
+    def ListTables(self, request: c.ListTablesRequest, context: Any) -> c.ListTablesReply:
+        """Return all definitions."""
+        return c.ListTablesReply(tables=self._cluster.state.tables.values())
+
+    @answering
+    def Status(self, request: c.StatusRequest, context: Any) -> c.StatusReply:
+        """Return all there is to know; its routing names every server, also those without slots."""
+        state = self._cluster.state
+        routing = state.routing.to_message()
+        del routing.servers[:]
+        routing.servers.extend(server.info().to_message() for server in state.servers.values())
+        return c.StatusReply(
+            cluster_id=state.cluster_id,
+            expected_servers=self._cluster.options.expect_servers,
+            reason=self._cluster.reason,
+            routing=routing,
+            tables=state.tables.values(),
+            workers=[
+                c.WorkerInfo(client=w.client, rank=w.rank, world_size=w.world_size, state=w.state)
+                for w in state.workers.values()
+            ],
+        )
+
+    def _heartbeat_ms(self) -> int:
+        return max(1, round(self._cluster.options.heartbeat_s * 1000))
+
+
+def _require_text(field: str, text: str) -> None:
+    if not 0 < len(text) <= TEXT_BYTES_MAX:
+        raise InvalidArgument(
+            f"register: {field} must have 1 to {TEXT_BYTES_MAX} characters, got {len(text)}"
+        )
+
+
+def _wait_s(wait_ms: int) -> float:
+    require_int("wait_ms", wait_ms, low=0, high=WAIT_MS_MAX)
+    return wait_ms / 1000

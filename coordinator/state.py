@@ -1,0 +1,80 @@
+"""What the coordinator knows of its cluster: plain values, no clock and no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from embery.rpc.records import Routing, ServerInfo, ServerState
+from embery.validation import require_int, require_range
+
+SERVERS_MAX = 1024
+# "registered": no heartbeat came yet; only a worker that sends them can be missed.
+WorkerState = Literal["registered", "live", "lost", "left"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """How a cluster is run.
+
+    Args:
+        expect_servers: slots are placed when so many servers are live.
+        heartbeat_s: how often a member says that it is there.
+        lease_s: a member not heard of for so long is lost.
+    """
+
+    expect_servers: int = 1
+    heartbeat_s: float = 0.2
+    lease_s: float = 2.0
+
+    def validate(self) -> None:
+        """Raise `InvalidArgument` naming the first option that is wrong."""
+        require_int("--expect-ps", self.expect_servers, low=1, high=SERVERS_MAX)
+        require_range("--heartbeat", self.heartbeat_s, low=0.01, high=60)
+        require_range("--lease", self.lease_s, low=2 * self.heartbeat_s, high=3600)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server: what it said when it registered, and when it was heard of last.
+
+    `heard_s` is a time of the monotonic clock, or that at which this coordinator started.
+    """
+
+    number: int
+    incarnation: str
+    address: str
+    host_identity: str
+    state: ServerState
+    heard_s: float
+
+    def info(self) -> ServerInfo:
+        """Return what the routing says of it."""
+        return ServerInfo(self.number, self.address, self.host_identity, self.state)
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker, likewise."""
+
+    client: int
+    incarnation: str
+    rank: int
+    world_size: int
+    state: WorkerState
+    heard_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterState:
+    """All of it. Never changed, only replaced, so that a reader needs no lock.
+
+    `routing.servers` are those that own slots. `tables` are definitions as JSON by name.
+    """
+
+    cluster_id: str
+    secret: bytes
+    routing: Routing
+    servers: dict[int, Server] = field(default_factory=dict)
+    workers: dict[int, Worker] = field(default_factory=dict)
+    tables: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,59 @@
+"""`embery ps`: a server, which owns slots and serves their rows."""
+
+from __future__ import annotations
+
+import argparse
+
+from embery.cli.serving import (
+    UntilSignal,
+    add_credential_arguments,
+    add_listen_arguments,
+    credentials_of,
+)
+from embery.ps.role import ParameterServer, ServerOptions
+
+EXAMPLE = "embery ps --coordinator embery://127.0.0.1:7070"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "--coordinator",
+        required=True,
+        metavar="URL",
+        help="embery://HOST:PORT of the cluster's coordinator",
+    )
+    add_listen_arguments(parser)
+    parser.add_argument(
+        "--data-port",
+        type=int,
+        default=0,
+        metavar="P",
+        help="port of the tcp data plane (default: 0, a free one)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="threads that serve rows (default: 0, the processors it may use)",
+    )
+    add_credential_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal comes."""
+    ended = UntilSignal()
+    options = ServerOptions(
+        arguments.coordinator,
+        host=arguments.host,
+        port=arguments.port,
+        data_port=arguments.data_port,
+        threads=arguments.threads,
+        insecure=arguments.insecure,
+        credentials=credentials_of(arguments),
+    )
+    with ParameterServer(options) as server:
+        print(f"ps {server.number} ready at {server.address}", flush=True)
+        ended.wait()
+    return 0

@@ -1,0 +1,62 @@
+"""What the commands of a cluster share: credentials, where to listen, when to end."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import threading
+from dataclasses import replace
+
+from embery.rpc.credentials import VARIABLES, Credentials
+
+_HELP = {
+    "token_file": "file with the token that callers must know",
+    "tls_cert": "certificate of this side, PEM",
+    "tls_key": "its private key, PEM",
+    "tls_ca": "certificates of the authorities that the other side's must come from, PEM",
+}
+
+
+def add_credential_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare `--token-file` and `--tls-*`."""
+    group = parser.add_argument_group("credentials")
+    for field, variable in VARIABLES.items():
+        group.add_argument(
+            f"--{field.replace('_', '-')}", metavar="FILE", help=f"{_HELP[field]} (or ${variable})"
+        )
+
+
+def credentials_of(arguments: argparse.Namespace) -> Credentials:
+    """Return the credentials of a command line; the environment has those it leaves out."""
+    given = {field: getattr(arguments, field) for field in VARIABLES}
+    return replace(
+        Credentials.from_environment(), **{field: path for field, path in given.items() if path}
+    )
+
+
+def add_listen_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare where a role listens."""
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=0, metavar="P", help="port (default: 0, a free one)"
+    )
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help="serve other machines without credentials, and rows without encryption",
+    )
+
+
+class UntilSignal:
+    """Catches SIGTERM and SIGINT from its making on; `wait` returns when one has come."""
+
+    def __init__(self) -> None:
+        self._came = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._came.set())
+
+    def wait(self) -> None:
+        """Wait for a signal, however long."""
+        self._came.wait()

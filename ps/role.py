@@ -1,0 +1,152 @@
+"""A server as a whole: registers, serves, says that it is there, and leaves.
+
+The order matters: a server is bound before it registers, for others learn its address by that; it
+serves before its first heartbeat, for from then on it is told of tables and slots.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import uuid
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from embery.errors import EmberyError
+from embery.observability.logs import facts
+from embery.ps.service import DataAddress, ServerService
+from embery.ps.tables import ServedTables
+from embery.rpc.address import host_identity, is_loopback, join_address
+from embery.rpc.client import CoordinatorClient, ServerGrant
+from embery.rpc.credentials import Credentials, require_protected
+from embery.rpc.serving import RpcServer
+from embery.rpc.v1.server_pb2_grpc import add_ServerServicer_to_server
+from embery.validation import require_int
+
+log = logging.getLogger(__name__)
+
+THREADS_MAX = 1024
+HEARTBEAT_TIMEOUT_S = 1.0
+LEAVE_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Where a server listens and whom it belongs to.
+
+    Args:
+        coordinator: "embery://HOST:PORT".
+        host, port: where to listen, also for data; port 0 picks a free one. Others reach the server
+            at this address, so it must not be a wildcard.
+        data_port: of the tcp data plane; 0 picks a free one.
+        threads: that serve rows; 0 is the processors that this process may use.
+        insecure: serve beyond loopback without credentials, and rows without encryption.
+    """
+
+    coordinator: str
+    host: str = "127.0.0.1"
+    port: int = 0
+    data_port: int = 0
+    threads: int = 0
+    insecure: bool = False
+    credentials: Credentials = field(default_factory=Credentials)
+
+    def validate(self) -> None:
+        """Raise `InvalidArgument` or `Unauthenticated` naming the first option that is wrong."""
+        require_int("--threads", self.threads, low=0, high=THREADS_MAX)
+        self.credentials.validate()
+        require_protected(self.host, self.credentials, insecure=self.insecure)
+
+
+class ParameterServer:
+    """Serves from `__enter__` to `__exit__`."""
+
+    def __init__(self, options: ServerOptions) -> None:
+        options.validate()
+        self._incarnation = uuid.uuid4().hex
+        self._cluster_id = ""
+        self._rpc = RpcServer(options.host, options.port, options.credentials)
+        self._coordinator = CoordinatorClient(options.coordinator, options.credentials)
+        grant = self._register()
+        self._cluster_id = grant.cluster_id
+        self.number = grant.number
+        self._heartbeat_s = grant.heartbeat_s
+        threads = options.threads or len(os.sched_getaffinity(0))
+        self._tables = ServedTables(grant.number, grant.secret, threads)
+        self.data = self._listen(options)
+        self._learn(grant)
+        add_ServerServicer_to_server(  # type: ignore[no-untyped-call]
+            ServerService(grant.number, self._tables, self.data, grant.secret), self._rpc.grpc
+        )
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="embery-heartbeat", daemon=True)
+
+    @property
+    def address(self) -> str:
+        """Return where it listens."""
+        return self._rpc.address
+
+    def __enter__(self) -> ParameterServer:
+        """Serve, and say so to the coordinator; returns when it knows."""
+        self._rpc.start()
+        self._coordinator.heartbeat(self._incarnation)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the cluster and stop; the rows are gone."""
+        self._stopping.set()
+        self._thread.join(2 * HEARTBEAT_TIMEOUT_S)
+        try:
+            self._coordinator.leave(self._incarnation, timeout_s=LEAVE_TIMEOUT_S)
+        except EmberyError as gone:
+            log.info("left without saying so: %s", gone)
+        # Ends the calls that wait inside, which the service would otherwise wait for.
+        self._tables.native.stop()
+        self._rpc.stop()
+        self._coordinator.close()
+
+    def _register(self) -> ServerGrant:
+        return self._coordinator.register_server(
+            incarnation=self._incarnation,
+            address=self._rpc.address,
+            host_identity=host_identity(),
+            cluster_id=self._cluster_id,
+        )
+
+    def _listen(self, options: ServerOptions) -> DataAddress:
+        if options.credentials.tls and not (is_loopback(options.host) or options.insecure):
+            return DataAddress("", 0, "it is not encrypted, and this cluster uses TLS")
+        port = self._tables.native.listen_tcp(options.host, options.data_port)
+        log.info("data plane listens", extra=facts(address=join_address(options.host, port)))
+        return DataAddress(options.host, port)
+
+    def _learn(self, grant: ServerGrant) -> None:
+        """Take over the tables and the routing that the coordinator has."""
+        for definition in grant.tables:
+            self._tables.create(definition)
+        if grant.routing.version:
+            self._tables.follow(grant.routing)
+
+    def _beat(self) -> None:
+        """Send heartbeats until the end, whatever happens to one."""
+        silent = False
+        while not self._stopping.wait(self._heartbeat_s):
+            try:
+                beat = self._coordinator.heartbeat(self._incarnation, timeout_s=HEARTBEAT_TIMEOUT_S)
+                known = (self._tables.routing_version, self._tables.count)
+                if not beat.known or (beat.routing_version, beat.table_count) != known:
+                    self._learn(self._register())
+                if silent:
+                    log.warning("the coordinator answers again")
+                silent = False
+            except Exception as error:
+                if not silent:
+                    log.warning("no heartbeat; rows are served on: %s", error)
+                silent = True

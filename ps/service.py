@@ -1,0 +1,108 @@
+"""A server's gRPC service: negotiation, administration, and the data path that always works."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from embery.errors import InvalidArgument, Unavailable
+from embery.ps.tables import ServedTables
+from embery.rpc.client import DATA_VERSIONS, chunks
+from embery.rpc.records import routing_from
+from embery.rpc.serving import answering, require_frame_size, streaming
+from embery.rpc.v1 import server_pb2 as s
+from embery.rpc.v1.server_pb2_grpc import ServerServicer
+
+FRAME_BYTES_MAX = 1 << 30
+TRANSPORTS = ("auto", "tcp", "grpc")
+
+
+@dataclass(frozen=True, slots=True)
+class DataAddress:
+    """Where the data plane listens; `host` is "" where it does not, `reason` says why."""
+
+    host: str
+    port: int
+    reason: str = ""
+
+
+class ServerService(ServerServicer):
+    """See proto/embery/v1/server.proto."""
+
+    def __init__(self, number: int, tables: ServedTables, data: DataAddress, secret: bytes) -> None:
+        self._number = number
+        self._tables = tables
+        self._data = data
+        self._secret = secret
+
+    @answering
+    def Negotiate(self, request: s.NegotiateRequest, context: Any) -> s.NegotiateReply:
+        """Agree how rows travel."""
+        common = set(request.versions) & set(DATA_VERSIONS)
+        if not common:
+            raise InvalidArgument(
+                f"the caller speaks versions {list(request.versions)} of the data plane, expected "
+                f"one of {list(DATA_VERSIONS)}; install the same version of embery everywhere"
+            )
+        wanted = request.transport
+        if wanted not in TRANSPORTS:
+            raise InvalidArgument(f"transport must be one of {TRANSPORTS}, got {wanted!r}")
+        reply = s.NegotiateReply(number=self._number, version=max(common), transport="grpc")
+        if wanted == "grpc":
+            reply.reasons.append("tcp: grpc was asked for")
+        elif self._data.host:
+            reply.transport = "tcp"
+            reply.tcp_host, reply.tcp_port = self._data.host, self._data.port
+            reply.secret = self._secret
+        elif wanted == "tcp":
+            raise Unavailable(f"transport tcp was asked for: {self._data.reason}")
+        else:
+            reply.reasons.append(f"tcp: {self._data.reason}")
+        return reply
+
+    @answering
+    def CreateTable(
+        self, request: s.CreateServerTableRequest, context: Any
+    ) -> s.CreateServerTableReply:
+        """Create a table."""
+        self._tables.create(request.definition_json)
+        return s.CreateServerTableReply()
+
+    @answering
+    def SetRouting(self, request: s.SetRoutingRequest, context: Any) -> s.SetRoutingReply:
+        """Serve by a routing."""
+        return s.SetRoutingReply(version=self._tables.follow(routing_from(request.routing)))
+
+    @answering
+    def TableStats(self, request: s.TableStatsRequest, context: Any) -> s.TableStatsReply:
+        """Return counters."""
+        return s.TableStatsReply(counters=self._tables.stats(request.table))
+
+    @answering
+    def Inspect(self, request: s.InspectRequest, context: Any) -> s.InspectReply:
+        """Return a row in words."""
+        row = self._tables.inspect(request.table, request.key)
+        return s.InspectReply(row_json="" if row is None else json.dumps(row))
+
+    @answering
+    def Evict(self, request: s.EvictRequest, context: Any) -> s.EvictReply:
+        """Evict rows."""
+        rows = self._tables.evict(request.table, request.now_s, request.request_id)
+        return s.EvictReply(rows=rows)
+
+    @answering
+    def Deletions(self, request: s.DeletionsRequest, context: Any) -> s.DeletionsReply:
+        """Return how many rows were ever deleted."""
+        return s.DeletionsReply(rows=self._tables.deletions(request.table))
+
+    @streaming
+    def Call(self, request_iterator: Iterator[s.Chunk], context: Any) -> Iterator[s.Chunk]:
+        """Answer a frame of the data plane."""
+        parts, total = [], 0
+        for chunk in request_iterator:
+            total += len(chunk.data)
+            require_frame_size(total, FRAME_BYTES_MAX)
+            parts.append(chunk.data)
+        yield from chunks(self._tables.native.handle(b"".join(parts)))
