@@ -1,0 +1,214 @@
+"""`embery run`: real servers and workers, and the promises of several of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+TRAIN = '''
+"""Trains a small model; prints its history and a digest of all it learnt."""
+import hashlib, json, sys
+import numpy as np
+import torch
+from torch import nn
+import embery as em
+from embery.data.synthetic import Synthetic
+
+mode = {"sync": em.Sync(), "hybrid": em.Hybrid(staleness=2), "async": em.Async()}[sys.argv[1]]
+torch.manual_seed(0)
+data = Synthetic(3_030, batch_size=256, shuffle=True)
+valid = Synthetic(1_000, batch_size=300, offset=3_030)
+optimizers = [em.optim.Adagrad(lr=0.1), em.optim.Adam(lr=0.01), em.optim.SGD(lr=0.1)]
+
+
+class Model(nn.Module):
+    def __init__(self, store):
+        super().__init__()
+        names = data.schema.keys
+        self.emb = em.EmbeddingBagCollection(
+            tables=[
+                em.Table(name, dim=4, optimizer=optimizers[i % 3], initializer=em.init.Normal(0.05))
+                for i, name in enumerate(names)
+            ],
+            features=[em.Feature(name, table=name) for name in names],
+            store=store,
+        )
+        self.norm = nn.BatchNorm1d(len(data.schema.dense))
+        self.top = nn.Linear(4 * len(names) + len(data.schema.dense), 1)
+
+    def forward(self, batch):
+        rows = self.emb(batch.sparse).values()
+        return self.top(torch.cat([rows, self.norm(batch.dense)], 1))[:, 0]
+
+
+with em.connect() as store:
+    model = Model(store)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    loss = nn.functional.binary_cross_entropy_with_logits
+    trainer = em.Trainer(model, loss, optimizer, store=store, mode=mode)
+    result = trainer.fit(data, epochs=2, valid=valid)
+    trainer.evaluate(valid)  # Collective: all pushes are in after it.
+    digest = hashlib.sha256()
+    for batch in data:
+        keys = batch.sparse.to_dict()
+        for name in data.schema.keys:
+            digest.update(store.pull(name, keys[name].values(), train=False).tobytes())
+    for value in model.state_dict().values():
+        digest.update(value.numpy().tobytes())
+    print("RESULT", json.dumps([result.history, result.steps, result.samples, digest.hexdigest()]))
+'''
+
+
+def embery_run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "embery.cli.main", "run", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def results(done: subprocess.CompletedProcess[str]) -> list[Any]:
+    """Return what the workers printed; all have to end well."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [
+        json.loads(line.partition("RESULT")[2])
+        for line in done.stdout.splitlines()
+        if "RESULT" in line
+    ]
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "train.py"
+    path.write_text(TRAIN)
+    return path
+
+
+@pytest.mark.timeout(300)
+def test_one_worker_learns_the_bits_of_the_embedded_store(script: Path) -> None:
+    alone = subprocess.run(
+        [sys.executable, script, "sync"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    (expected,) = results(alone)
+    assert results(embery_run("--ps", 2, script, "sync", cwd=script.parent)) == [expected]
+
+
+@pytest.mark.timeout(600)
+def test_two_workers_learn_the_same_bits_with_any_number_of_servers(script: Path) -> None:
+    found = [
+        results(embery_run("--ps", servers, "--workers", 2, script, "sync", cwd=script.parent))
+        for servers in (1, 2, 3)
+    ]
+    for of_run in found:
+        assert of_run == found[0]
+        assert of_run[0] == of_run[1]
+    history, steps, samples, _ = found[0][0]
+    assert (steps, samples) == (24, 6060)
+    assert history[1]["train/loss"] < history[0]["train/loss"]
+
+
+@pytest.mark.timeout(300)
+def test_hybrid_workers_agree_on_all_but_the_rows_they_read(script: Path) -> None:
+    one, two = results(embery_run("--ps", 2, "--workers", 2, script, "hybrid", cwd=script.parent))
+    assert one == two
+    assert one[0][1]["train/loss"] < one[0][0]["train/loss"]
+
+
+FAILING = """
+import os, embery as em
+with em.connect() as store:
+    store.create_table(em.Table("item", dim=4))
+    print("pids", os.getpid(), flush=True)
+    if os.environ["EMBERY_RANK"] == "1":
+        raise ValueError("no such column: price")
+    from embery.worker.group import WorkerGroup
+    WorkerGroup.of_run().barrier()
+"""
+
+
+def wait_gone(pid: int) -> None:
+    try:
+        ends = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([ends], [], [], 20)[0], f"process {pid} is still there"
+    finally:
+        os.close(ends)
+
+
+@pytest.mark.timeout(180)
+def test_a_worker_that_raises_ends_the_run_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(FAILING)
+    done = embery_run("--workers", 2, "--log-dir", "logs", "train.py", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "embery: error: worker 1 exited with code 1; its last lines:" in done.stderr
+    assert done.stderr.endswith("    ValueError: no such column: price\n")
+    assert "ValueError: no such column: price" in (tmp_path / "logs" / "worker-1.log").read_text()
+    for line in done.stdout.splitlines():
+        if "| pids" in line:
+            wait_gone(int(line.split()[-1]))
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == [
+        "coordinator.log", "ps-0.log", "worker-0.log", "worker-1.log",
+    ]  # fmt: skip
+
+
+INTERRUPTED = TRAIN.replace("fit(data, epochs=2, valid=valid)", "fit(data, epochs=10_000)").replace(
+    "        rows = self.emb", "        print('forward')\n        rows = self.emb"
+)
+
+
+@pytest.mark.timeout(180)
+def test_ctrl_c_interrupts_the_workers_and_ends_all(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(INTERRUPTED)
+    with subprocess.Popen(
+        command("--ps", 2, "--workers", 2, "train.py", "sync"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            seen: list[str] = []
+            for line in process.stdout:
+                seen.append(line)
+                if "forward" in line:
+                    break
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 1, "".join(seen) + out
+    assert out.endswith("embery: error: interrupted\n")
+    # Both ended after the same step.
+    assert out.count("]: KeyboardInterrupt\n") == 2
+    assert sum("forward" in line for line in [*seen, *out.splitlines()]) % 2 == 0
