@@ -77,7 +77,7 @@ def test_a_table_with_another_definition_is_refused(url: str) -> None:
 def test_an_unknown_table_is_named_beside_the_known_ones(url: str) -> None:
     with em.connect(url) as store:
         store.create_table(em.Table("known", dim=1))
-        with pytest.raises(em.TableNotFound, match="no table 'nope' in embery://.*known"):
+        with pytest.raises(em.TableNotFound, match=r"no table 'nope' in embery://.*known"):
             store.pull("nope", [1])
 
 
@@ -100,7 +100,7 @@ def test_a_closed_handle_says_so(url: str) -> None:
 
 
 def test_a_coordinator_that_is_not_there_is_named() -> None:
-    with pytest.raises(em.EmberyError, match="127.0.0.1:1"):
+    with pytest.raises(em.EmberyError, match=r"127\.0\.0\.1:1"):
         em.connect("embery://127.0.0.1:1", timeout_s=2.0)
 
 
