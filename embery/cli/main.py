@@ -34,6 +34,9 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (None: that of this process); return the exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    # gRPC reports failures on stderr, in its own words, which our errors then say again. It reads
+    # this when it is first imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     parser, command = _parser(argv)
     arguments = parser.parse_args(argv)
     if command is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hmac
 import logging
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -51,8 +50,6 @@ class RpcServer:
 
     def __init__(self, host: str, port: int, credentials: Credentials) -> None:
         credentials.validate()
-        # gRPC reports a failed bind on stderr by itself; the error below says it once.
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         self.grpc = grpc.server(
             ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="embery-rpc"),
             interceptors=[_Guard(credentials.token())],
