@@ -105,7 +105,7 @@ class ClusterStore(RowStore):
         self._transports: dict[int, str] = {}
         self._heartbeat: Heartbeat | None = None
         self._sequence = itertools.count(1)
-        self._rank, self._world = 0, 1
+        self._rank, self._world, self._rounds = 0, 1, itertools.count(1)
         self._routing_version = 0
         try:
             incarnation = uuid.uuid4().hex
@@ -215,7 +215,8 @@ class ClusterStore(RowStore):
         """
         require_int("join_group: world", world, low=1, high=2**16)
         require_int("join_group: rank", rank, low=0, high=world - 1)
-        self._rank, self._world = rank, world
+        # Counted from here, where all ranks are: they may have pushed by themselves before.
+        self._rank, self._world, self._rounds = rank, world, itertools.count(1)
 
     def _pull_rows(
         self, tables: Sequence[str], keys: Sequence[U64], out: Sequence[F32], mode: PullMode
@@ -250,7 +251,7 @@ class ClusterStore(RowStore):
         self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32], now_s: int
     ) -> None:
         salts, dims = self._columns(tables)
-        sequence = next(self._sequence)
+        sequence, number = next(self._sequence), next(self._rounds)
         refused = [np.zeros(len(k), np.uint8) for k in keys]
         for left_s in self._attempts("push"):
             if not self._client.push(
@@ -259,7 +260,7 @@ class ClusterStore(RowStore):
                 keys,
                 grads,
                 sequence=sequence,
-                round=sequence,
+                round=number,
                 rank=self._rank,
                 world=self._world,
                 now_s=now_s,

@@ -79,8 +79,10 @@ def run_cluster(options: RunOptions, supervisor: Supervisor) -> None:
     (line,) = supervisor.wait_ready([coordinator], timeout_s=READY_TIMEOUT_S)
     url = line.removeprefix(COORDINATOR_READY).split()[0]
     servers = [server_role(number, url) for number in range(options.servers)]
-    supervisor.start(servers)
-    supervisor.wait_ready(servers, timeout_s=READY_TIMEOUT_S)
+    for server in servers:
+        # One after the other: the coordinator numbers them as they come, and so do we.
+        supervisor.start([server])
+        supervisor.wait_ready([server], timeout_s=READY_TIMEOUT_S)
 
     with closing(reserve_port()) as reserved:
         workers = worker_roles(options, url, reserved.getsockname()[1])
@@ -103,7 +105,7 @@ def coordinator_role(servers: int) -> Role:
 
 
 def server_role(number: int, url: str) -> Role:
-    """Return a server of the coordinator at `url`; its number in the cluster may be another."""
+    """Return the server that is to be number `number` of the coordinator at `url`."""
     return Role(f"ps {number}", (*_EMBERY, "ps", "--coordinator", url), ready=SERVER_READY)
 
 

@@ -141,6 +141,34 @@ def test_hybrid_workers_agree_on_all_but_the_rows_they_read(script: Path) -> Non
     assert one[0][1]["train/loss"] < one[0][0]["train/loss"]
 
 
+ALONE_THEN_TOGETHER = """
+import numpy as np, embery as em
+from embery.worker.group import WorkerGroup
+
+group = WorkerGroup.of_run()
+ones = np.ones((1, 2), np.float32)
+with em.connect() as store:
+    sgd, zeros = em.optim.SGD(lr=1.0), em.init.Zeros()
+    store.create_table(em.Table("item", dim=2, optimizer=sgd, initializer=zeros))
+    group.barrier()
+    for _ in range(group.rank):
+        store.push("item", [7], ones)
+    group.barrier()
+    store.join_group(group.rank, group.world_size)
+    for _ in range(3):
+        store.push("item", [7], ones)
+    print("RESULT", store.pull("item", [7], train=False).tolist())
+"""
+
+
+@pytest.mark.timeout(180)
+def test_workers_that_pushed_alone_can_push_together(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(ALONE_THEN_TOGETHER)
+    done = embery_run("--ps", 2, "--workers", 3, "train.py", cwd=tmp_path)
+    # Three pushes alone, then three rounds of three: gradients of a round are summed.
+    assert results(done) == [[[-12.0, -12.0]]] * 3
+
+
 FAILING = """
 import os, embery as em
 with em.connect() as store:
