@@ -197,7 +197,7 @@ class Cluster:
         return self._pending or self.routing()
 
     def _watch(self) -> None:
-        while not self._stopping.wait(self.options.heartbeat_s / 4):
+        while not self._stopping.wait(self.options.heartbeat_s / 2):
             try:
                 self._tick(time.monotonic())
             except Exception:

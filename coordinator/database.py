@@ -60,7 +60,8 @@ class Database:
             self._prepare()
         except sqlite3.OperationalError as error:
             raise Unavailable(
-                f"--state {path}: {error}; is the folder there, and no other coordinator using it?"
+                f"--state {path}: {error}; is the folder there, with room and no other "
+                "coordinator using it?"
             ) from None
         except sqlite3.DatabaseError as error:
             raise InvalidArgument(
@@ -87,13 +88,21 @@ class Database:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
         try:
-            yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                # SQLite itself ends a transaction that ran out of disk.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            raise Unavailable(
+                f"--state {self._path}: {error}; is the folder there, with room and no other "
+                "coordinator using it?"
+            ) from None
 
     def load(self, now_s: float) -> ClusterState:
         """Return the state as of the last change; nobody was heard of since before `now_s`."""

@@ -10,11 +10,12 @@ from embery.coordinator.cluster import Cluster
 from embery.coordinator.database import IN_MEMORY, Database
 from embery.coordinator.service import CoordinatorService
 from embery.coordinator.state import ClusterOptions
-from embery.rpc.address import SCHEME
+from embery.rpc.address import PORT_MAX, SCHEME
 from embery.rpc.client import ServerClient
 from embery.rpc.credentials import Credentials, require_protected
 from embery.rpc.serving import RpcServer
 from embery.rpc.v1.coordinator_pb2_grpc import add_CoordinatorServicer_to_server
+from embery.validation import require_int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class CoordinatorOptions:
 
     def validate(self) -> None:
         """Raise `InvalidArgument` or `Unauthenticated` naming the first option that is wrong."""
+        require_int("--port", self.port, low=0, high=PORT_MAX)
         self.cluster.validate()
         self.credentials.validate()
         require_protected(self.host, self.credentials, insecure=self.insecure)

@@ -13,11 +13,17 @@ import uuid
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from embery.errors import EmberyError
+from embery.errors import EmberyError, InvalidArgument
 from embery.observability.logs import facts
 from embery.ps.service import DataAddress, ServerService
 from embery.ps.tables import ServedTables
-from embery.rpc.address import host_identity, is_loopback, join_address
+from embery.rpc.address import (
+    PORT_MAX,
+    host_identity,
+    is_loopback,
+    is_wildcard,
+    join_address,
+)
 from embery.rpc.client import CoordinatorClient, ServerGrant
 from embery.rpc.credentials import Credentials, require_protected
 from embery.rpc.serving import RpcServer
@@ -54,7 +60,14 @@ class ServerOptions:
 
     def validate(self) -> None:
         """Raise `InvalidArgument` or `Unauthenticated` naming the first option that is wrong."""
+        require_int("--port", self.port, low=0, high=PORT_MAX)
+        require_int("--data-port", self.data_port, low=0, high=PORT_MAX)
         require_int("--threads", self.threads, low=0, high=THREADS_MAX)
+        if is_wildcard(self.host):
+            raise InvalidArgument(
+                f"--host {self.host}: others reach this server at its --host; give the address of "
+                "one interface"
+            )
         self.credentials.validate()
         require_protected(self.host, self.credentials, insecure=self.insecure)
 
@@ -90,7 +103,11 @@ class ParameterServer:
     def __enter__(self) -> ParameterServer:
         """Serve, and say so to the coordinator; returns when it knows."""
         self._rpc.start()
-        self._coordinator.heartbeat(self._incarnation)
+        try:
+            self._coordinator.heartbeat(self._incarnation)
+        except EmberyError:
+            self._stop()
+            raise
         self._thread.start()
         return self
 
@@ -107,6 +124,9 @@ class ParameterServer:
             self._coordinator.leave(self._incarnation, timeout_s=LEAVE_TIMEOUT_S)
         except EmberyError as gone:
             log.info("left without saying so: %s", gone)
+        self._stop()
+
+    def _stop(self) -> None:
         # Ends the calls that wait inside, which the service would otherwise wait for.
         self._tables.native.stop()
         self._rpc.stop()

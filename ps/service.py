@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from embery.errors import InvalidArgument, Unavailable
+from embery.ps.saving import SavingService
 from embery.ps.tables import ServedTables
 from embery.rpc.client import DATA_VERSIONS, chunks
 from embery.rpc.records import routing_from
 from embery.rpc.serving import answering, require_frame_size, streaming
 from embery.rpc.v1 import server_pb2 as s
-from embery.rpc.v1.server_pb2_grpc import ServerServicer
 
 FRAME_BYTES_MAX = 1 << 30
 TRANSPORTS = ("auto", "tcp", "grpc")
@@ -28,12 +28,12 @@ class DataAddress:
     reason: str = ""
 
 
-class ServerService(ServerServicer):
+class ServerService(SavingService):
     """See proto/embery/v1/server.proto."""
 
     def __init__(self, number: int, tables: ServedTables, data: DataAddress, secret: bytes) -> None:
+        super().__init__(tables)
         self._number = number
-        self._tables = tables
         self._data = data
         self._secret = secret
 

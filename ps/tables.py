@@ -83,6 +83,10 @@ class ServedTables:
             known = ", ".join(sorted(self._tables)) or "none"
             raise TableNotFound(f"no table {name!r} on this server; tables: {known}") from None
 
+    def id_of(self, name: str) -> int:
+        """Return the store's id of a table; raise `TableNotFound` if there is none."""
+        return self._find(name)[0]
+
     def stats(self, name: str) -> dict[str, int]:
         """Return the counters of a table; "" returns those of the data plane."""
         return self.store.stats(self._find(name)[0]) if name else self.native.stats()

@@ -9,7 +9,9 @@ import time
 from typing import Any
 
 from embery.cli.command import add_json_argument, print_json
+from embery.cli.serving import add_credential_arguments, credentials_of
 from embery.errors import EmberyError, InvalidArgument
+from embery.rpc.credentials import Credentials
 
 EXAMPLE = "embery status --store embery://127.0.0.1:7070 --watch"
 INTERVAL_S = 2.0
@@ -26,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--watch", action="store_true", help=f"show it again every {INTERVAL_S:g} s, until Ctrl-C"
     )
     add_json_argument(parser)
+    add_credential_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -39,18 +42,19 @@ def run(arguments: argparse.Namespace) -> int:
             f"status: {url or 'no store'!r} is not a cluster; give --store embery://HOST:PORT, the "
             "coordinator's address"
         )
-    coordinator = CoordinatorClient(url, timeout_s=TIMEOUT_S)
+    credentials = credentials_of(arguments)
+    coordinator = CoordinatorClient(url, credentials, TIMEOUT_S)
     try:
-        _show(gather(coordinator), arguments)
+        _show(gather(coordinator, credentials), arguments)
         while arguments.watch:
             time.sleep(INTERVAL_S)
-            _show(gather(coordinator), arguments)
+            _show(gather(coordinator, credentials), arguments)
     finally:
         coordinator.close()
     return 0
 
 
-def gather(coordinator: Any) -> dict[str, Any]:
+def gather(coordinator: Any, credentials: Credentials | None = None) -> dict[str, Any]:
     """Return what a `CoordinatorClient` and the servers that it names say.
 
     A server that does not answer has an "error" in the place of its counters.
@@ -72,7 +76,7 @@ def gather(coordinator: Any) -> dict[str, Any]:
         servers.append(server)
         if info.state != "live":
             continue
-        client = ServerClient(info.address, timeout_s=TIMEOUT_S)
+        client = ServerClient(info.address, credentials, TIMEOUT_S)
         try:
             counters = {name: client.table_stats(name) for name in names}
             server["data"] = client.table_stats("")

@@ -47,6 +47,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_wildcard(host: str) -> bool:
+    """Return whether `host` stands for every address of this machine, and so names none."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
 def host_identity() -> str:
     """Return what is equal for two processes that can share memory, and for no others.
 

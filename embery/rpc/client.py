@@ -10,11 +10,16 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from numpy.typing import NDArray
+
+from embery.checkpoint.format import Tree
 from embery.errors import Unavailable
+from embery.rpc import trees
 from embery.rpc.address import address_of, host_identity
 from embery.rpc.channel import CHUNK_BYTES, Channel
 from embery.rpc.credentials import Credentials
@@ -349,12 +354,72 @@ class ServerClient:
             raise Unavailable(f"data call: server at {self.address} sent an empty reply")
         return reply
 
+    @contextmanager
+    def frozen(self, seconds: float) -> Iterator[None]:
+        """Hold back all changes of rows here, for at most so long.
+
+        Raises:
+            Unavailable: the time was over, or the server gone, before the context ended.
+        """
+        with self._channel.errors("freeze"):
+            call = self._stub.Freeze(
+                s.FreezeRequest(seconds=seconds),
+                timeout=seconds + WAIT_GRACE_S,
+                metadata=self._channel.metadata,
+            )
+            next(call)
+        try:
+            yield
+            if not call.is_active():
+                raise Unavailable(
+                    f"server at {self.address} held its rows for {seconds:g} s and let them go "
+                    "before the work was done; try again"
+                )
+        finally:
+            call.cancel()
+
+    def export_rows(self, table: str, slot_begin: int, slot_end: int) -> dict[str, NDArray[Any]]:
+        """Return the rows in the slots as columns (embery/checkpoint/columns.py)."""
+        request = s.SlotRange(table=table, slot_begin=slot_begin, slot_end=slot_end)
+        return cast("dict[str, NDArray[Any]]", self._receive(self._stub.ExportRows, request))
+
+    def export_state(self, table: str) -> dict[str, Any]:
+        """Return what the table holds beside its rows."""
+        request = s.TableName(table=table)
+        return cast("dict[str, Any]", self._receive(self._stub.ExportState, request))
+
+    def _receive(self, method: Callable[..., Any], request: Any) -> Tree:
+        with self._channel.errors("export"):
+            replies = method(request, timeout=CALL_TIMEOUT_S, metadata=self._channel.metadata)
+            return trees.unpack(chunk.data for chunk in replies)
+
+    def clear_table(self, table: str) -> None:
+        """Delete all rows of a table, and what is beside them."""
+        request = s.TableName(table=table)
+        self._channel.call(self._stub.ClearTable, request, CALL_TIMEOUT_S, what="clear table")
+
+    def reserve_rows(self, table: str, slot_begin: int, slot_end: int, rows: int) -> None:
+        """Make room for rows that come next."""
+        request = s.SlotRange(table=table, slot_begin=slot_begin, slot_end=slot_end, rows=rows)
+        self._channel.call(self._stub.ReserveRows, request, CALL_TIMEOUT_S, what="reserve rows")
+
+    def import_rows(self, table: str, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Add rows."""
+        self._send(self._stub.ImportRows, {"table": table, "columns": dict(columns)})
+
+    def import_state(self, table: str, state: Mapping[str, Any]) -> None:
+        """Take what `export_state` returned."""
+        self._send(self._stub.ImportState, {"table": table, "state": dict(state)})
+
+    def _send(self, method: Callable[..., Any], tree: Tree) -> None:
+        self._channel.call(method, chunks(trees.pack(tree)), CALL_TIMEOUT_S, what="import")
+
     def close(self) -> None:
         """Close the connection; calls under way fail."""
         self._channel.close()
 
 
-def chunks(frame: bytes) -> Iterator[s.Chunk]:
+def chunks(frame: bytes | memoryview) -> Iterator[s.Chunk]:
     """Cut a frame into messages that gRPC carries well."""
     view = memoryview(frame)
     for begin in range(0, len(view), CHUNK_BYTES):

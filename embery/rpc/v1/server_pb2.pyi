@@ -118,6 +118,38 @@ class DeletionsReply(_message.Message):
     rows: int
     def __init__(self, rows: _Optional[int] = ...) -> None: ...
 
+class FreezeRequest(_message.Message):
+    __slots__ = ("seconds",)
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    seconds: float
+    def __init__(self, seconds: _Optional[float] = ...) -> None: ...
+
+class FreezeReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TableName(_message.Message):
+    __slots__ = ("table",)
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    def __init__(self, table: _Optional[str] = ...) -> None: ...
+
+class SlotRange(_message.Message):
+    __slots__ = ("table", "slot_begin", "slot_end", "rows")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    SLOT_BEGIN_FIELD_NUMBER: _ClassVar[int]
+    SLOT_END_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    slot_begin: int
+    slot_end: int
+    rows: int
+    def __init__(self, table: _Optional[str] = ..., slot_begin: _Optional[int] = ..., slot_end: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
+
+class ImportReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class Chunk(_message.Message):
     __slots__ = ("data",)
     DATA_FIELD_NUMBER: _ClassVar[int]

@@ -69,6 +69,41 @@ class ServerStub(object):
                 request_serializer=embery_dot_v1_dot_server__pb2.DeletionsRequest.SerializeToString,
                 response_deserializer=embery_dot_v1_dot_server__pb2.DeletionsReply.FromString,
                 _registered_method=True)
+        self.Freeze = channel.unary_stream(
+                '/embery.v1.Server/Freeze',
+                request_serializer=embery_dot_v1_dot_server__pb2.FreezeRequest.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_server__pb2.FreezeReply.FromString,
+                _registered_method=True)
+        self.ExportRows = channel.unary_stream(
+                '/embery.v1.Server/ExportRows',
+                request_serializer=embery_dot_v1_dot_server__pb2.SlotRange.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_server__pb2.Chunk.FromString,
+                _registered_method=True)
+        self.ExportState = channel.unary_stream(
+                '/embery.v1.Server/ExportState',
+                request_serializer=embery_dot_v1_dot_server__pb2.TableName.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_server__pb2.Chunk.FromString,
+                _registered_method=True)
+        self.ClearTable = channel.unary_unary(
+                '/embery.v1.Server/ClearTable',
+                request_serializer=embery_dot_v1_dot_server__pb2.TableName.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_server__pb2.ImportReply.FromString,
+                _registered_method=True)
+        self.ReserveRows = channel.unary_unary(
+                '/embery.v1.Server/ReserveRows',
+                request_serializer=embery_dot_v1_dot_server__pb2.SlotRange.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_server__pb2.ImportReply.FromString,
+                _registered_method=True)
+        self.ImportRows = channel.stream_unary(
+                '/embery.v1.Server/ImportRows',
+                request_serializer=embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_server__pb2.ImportReply.FromString,
+                _registered_method=True)
+        self.ImportState = channel.stream_unary(
+                '/embery.v1.Server/ImportState',
+                request_serializer=embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_server__pb2.ImportReply.FromString,
+                _registered_method=True)
         self.Call = channel.stream_stream(
                 '/embery.v1.Server/Call',
                 request_serializer=embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
@@ -123,6 +158,52 @@ class ServerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Freeze(self, request, context):
+        """Holds back all changes of rows from the reply on, until the caller cancels or the time is over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportRows(self, request, context):
+        """Trees (embery/rpc/trees.py) in chunks: columns of the rows in a range of slots; what a table
+        holds beside its rows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportState(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearTable(self, request, context):
+        """The way back. Clearing or reserving again changes nothing more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReserveRows(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportRows(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportState(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Call(self, request_iterator, context):
         """One frame of the data plane each way, cut into chunks of at most 1 MiB.
         """
@@ -167,6 +248,41 @@ def add_ServerServicer_to_server(servicer, server):
                     servicer.Deletions,
                     request_deserializer=embery_dot_v1_dot_server__pb2.DeletionsRequest.FromString,
                     response_serializer=embery_dot_v1_dot_server__pb2.DeletionsReply.SerializeToString,
+            ),
+            'Freeze': grpc.unary_stream_rpc_method_handler(
+                    servicer.Freeze,
+                    request_deserializer=embery_dot_v1_dot_server__pb2.FreezeRequest.FromString,
+                    response_serializer=embery_dot_v1_dot_server__pb2.FreezeReply.SerializeToString,
+            ),
+            'ExportRows': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportRows,
+                    request_deserializer=embery_dot_v1_dot_server__pb2.SlotRange.FromString,
+                    response_serializer=embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
+            ),
+            'ExportState': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportState,
+                    request_deserializer=embery_dot_v1_dot_server__pb2.TableName.FromString,
+                    response_serializer=embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
+            ),
+            'ClearTable': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearTable,
+                    request_deserializer=embery_dot_v1_dot_server__pb2.TableName.FromString,
+                    response_serializer=embery_dot_v1_dot_server__pb2.ImportReply.SerializeToString,
+            ),
+            'ReserveRows': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReserveRows,
+                    request_deserializer=embery_dot_v1_dot_server__pb2.SlotRange.FromString,
+                    response_serializer=embery_dot_v1_dot_server__pb2.ImportReply.SerializeToString,
+            ),
+            'ImportRows': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportRows,
+                    request_deserializer=embery_dot_v1_dot_server__pb2.Chunk.FromString,
+                    response_serializer=embery_dot_v1_dot_server__pb2.ImportReply.SerializeToString,
+            ),
+            'ImportState': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportState,
+                    request_deserializer=embery_dot_v1_dot_server__pb2.Chunk.FromString,
+                    response_serializer=embery_dot_v1_dot_server__pb2.ImportReply.SerializeToString,
             ),
             'Call': grpc.stream_stream_rpc_method_handler(
                     servicer.Call,
@@ -363,6 +479,195 @@ class Server(object):
             '/embery.v1.Server/Deletions',
             embery_dot_v1_dot_server__pb2.DeletionsRequest.SerializeToString,
             embery_dot_v1_dot_server__pb2.DeletionsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Freeze(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/embery.v1.Server/Freeze',
+            embery_dot_v1_dot_server__pb2.FreezeRequest.SerializeToString,
+            embery_dot_v1_dot_server__pb2.FreezeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/embery.v1.Server/ExportRows',
+            embery_dot_v1_dot_server__pb2.SlotRange.SerializeToString,
+            embery_dot_v1_dot_server__pb2.Chunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/embery.v1.Server/ExportState',
+            embery_dot_v1_dot_server__pb2.TableName.SerializeToString,
+            embery_dot_v1_dot_server__pb2.Chunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearTable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embery.v1.Server/ClearTable',
+            embery_dot_v1_dot_server__pb2.TableName.SerializeToString,
+            embery_dot_v1_dot_server__pb2.ImportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReserveRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embery.v1.Server/ReserveRows',
+            embery_dot_v1_dot_server__pb2.SlotRange.SerializeToString,
+            embery_dot_v1_dot_server__pb2.ImportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportRows(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/embery.v1.Server/ImportRows',
+            embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
+            embery_dot_v1_dot_server__pb2.ImportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportState(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/embery.v1.Server/ImportState',
+            embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
+            embery_dot_v1_dot_server__pb2.ImportReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,9 @@ def test_the_right_token_is_served(start: Start, start_coordinator: Start, tmp_p
     token, _ = tokens(tmp_path)
     _, url = start_coordinator("--token-file", token)
     assert start("ps", "--coordinator", url, EMBERY_TOKEN_FILE=token).line().startswith("ps 0 ")
+    status = start("status", "--store", url, "--token-file", token, "--json")
+    assert status.line() == "{"
+    assert status.finish() == (0, "")
     with pytest.raises(Unauthenticated, match="the token is missing"):
         CoordinatorClient(url, Credentials()).status()
 

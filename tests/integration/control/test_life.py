@@ -57,6 +57,16 @@ def test_slots_are_placed_when_all_expected_servers_are_there(
     client.close()
 
 
+def test_an_address_that_nobody_could_reach_is_refused(
+    start: Start, start_coordinator: Start
+) -> None:
+    _, url = start_coordinator()
+    role = start("ps", "--coordinator", url, "--host", "0.0.0.0", "--insecure")
+    code, errors = role.finish()
+    assert code == 1
+    assert "the address of one interface" in errors
+
+
 def test_a_table_is_on_every_server_when_its_creation_returns(
     start: Start, start_coordinator: Start
 ) -> None:

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from embery.errors import Internal, InvalidArgument, Unauthenticated
-from embery.rpc.address import address_of, host_identity, is_loopback, join_address, split_address
+from embery.rpc.address import (
+    address_of,
+    host_identity,
+    is_loopback,
+    is_wildcard,
+    join_address,
+    split_address,
+)
 from embery.rpc.credentials import Credentials, require_protected
 from embery.rpc.records import Routing, ServerInfo, routing_from
 
@@ -35,6 +42,11 @@ def test_a_wrong_address_says_what_it_is_of(wrong: str) -> None:
 )
 def test_only_this_machine_reaches_loopback(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(("host", "wildcard"), [("0.0.0.0", True), ("::", True), ("a.b", False)])
+def test_a_wildcard_names_no_address(host: str, wildcard: bool) -> None:
+    assert is_wildcard(host) is wildcard
 
 
 def test_a_host_has_one_identity() -> None:
