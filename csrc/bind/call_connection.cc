@@ -96,17 +96,24 @@ class CallConnection final : public Connection {
   CallConnection(std::shared_ptr<const Callable> call, std::string name)
       : call_(std::move(call)), name_(std::move(name)) {}
 
-  Status Start(FrameType type, Pieces body) override {
+  Status Start(FrameType type, Pieces body, size_t ready_bytes) override {
     errand_ = std::make_shared<Errand>();
     if (errand_->done_fd < 0) return Status::ResourceExhausted("no file descriptor is left");
-    size_t bytes = 0;
-    for (const auto& piece : body) bytes += piece.size();
-    std::vector<std::byte>& frame = errand_->frame;
-    frame.reserve(kHeaderBytes + bytes);
-    frame.resize(kHeaderBytes);
-    EncodeHeader({type, ++request_, static_cast<uint32_t>(bytes)}, frame.data());
-    for (const auto& piece : body) frame.insert(frame.end(), piece.begin(), piece.end());
+    type_ = type;
+    pieces_.assign(body.begin(), body.end());
+    body_bytes_ = 0;
+    for (const auto& piece : pieces_) body_bytes_ += piece.size();
     reply_ = {};
+    return SetReady(ready_bytes);
+  }
+
+  Status SetReady(size_t ready_bytes) override {
+    if (ready_bytes < body_bytes_ || !errand_->frame.empty()) return Status::Ok();
+    std::vector<std::byte>& frame = errand_->frame;
+    frame.reserve(kHeaderBytes + body_bytes_);
+    frame.resize(kHeaderBytes);
+    EncodeHeader({type_, ++request_, static_cast<uint32_t>(body_bytes_)}, frame.data());
+    for (const auto& piece : pieces_) frame.insert(frame.end(), piece.begin(), piece.end());
     std::thread([call = call_, errand = errand_] { Run(*call, *errand); }).detach();
     return Status::Ok();
   }
@@ -123,11 +130,15 @@ class CallConnection final : public Connection {
 
   pollfd Awaited() const override { return {errand_->done_fd, POLLIN, 0}; }
   std::span<const std::byte> reply() const override { return reply_; }
+  size_t received_bytes() const override { return reply_.size(); }
   uint64_t bytes_sent() const override { return errand_->frame.size(); }
 
  private:
   const std::shared_ptr<const Callable> call_;
   const std::string name_;
+  FrameType type_ = FrameType::kHello;
+  std::vector<std::span<const std::byte>> pieces_;
+  size_t body_bytes_ = 0;
   uint64_t request_ = 0;
   std::shared_ptr<Errand> errand_;
   std::span<const std::byte> reply_;

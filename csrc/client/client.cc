@@ -1,6 +1,7 @@
 #include "client/client.h"
 
 #include <algorithm>
+#include <functional>
 #include <string>
 #include <utility>
 
@@ -19,6 +20,11 @@ Status RequireFits(uint64_t body_bytes, const char* call) {
                                  std::to_string(body_bytes) + " bytes, more than the " +
                                  std::to_string(kBodyBytesMax) +
                                  " of a frame; give fewer keys at a time");
+}
+
+// Where the rows begin in the reply to a shard's pull.
+size_t RowsOffset(const Shards::Shard& shard, ReadMode mode) {
+  return ReplyRowsOffset(mode == ReadMode::kPeek ? shard.keys.size() : 0);
 }
 
 Status RequireSections(size_t tables, const char* call) {
@@ -114,17 +120,18 @@ Result<std::unique_ptr<Connection>> Client::Take(Peer& peer, Deadline deadline) 
 }
 
 Status Client::Start(Exchange& exchange, uint16_t server, FrameType type, Pieces body,
-                     Deadline deadline) {
+                     size_t ready_bytes, Deadline deadline) {
   Result<std::shared_ptr<Peer>> peer = FindPeer(server);
   if (!peer.ok()) return peer.status();
   exchange.peer = std::move(peer).value();
   Result<std::unique_ptr<Connection>> connection = Take(*exchange.peer, deadline);
   if (!connection.ok()) return connection.status();
   exchange.connection = std::move(connection).value();
-  return exchange.connection->Start(type, body);
+  return exchange.connection->Start(type, body, ready_bytes);
 }
 
-Status Client::Finish(std::vector<Exchange>& exchanges, Deadline deadline) {
+Status Client::Finish(std::vector<Exchange>& exchanges, Deadline deadline,
+                      const std::function<void()>& progressed) {
   std::vector<Exchange*> open;
   for (Exchange& exchange : exchanges) {
     if (exchange.connection != nullptr) open.push_back(&exchange);
@@ -146,6 +153,7 @@ Status Client::Finish(std::vector<Exchange>& exchanges, Deadline deadline) {
         awaited.push_back((*it++)->connection->Awaited());
       }
     }
+    progressed();
     if (open.empty()) return Status::Ok();
     if (!WaitForAny(awaited, deadline)) {
       return Status(
@@ -198,12 +206,10 @@ void Client::CountTraffic(const std::vector<Exchange>& exchanges, std::span<cons
   }
 }
 
-size_t Client::Refused(const std::vector<Exchange>& exchanges, const Shards& shards,
-                       std::span<uint8_t* const> refused) {
-  std::vector<bool> by_shard;
-  for (const Exchange& exchange : exchanges) by_shard.push_back(exchange.reply.head.moved > 0);
-  if (std::none_of(by_shard.begin(), by_shard.end(), [](bool moved) { return moved; })) return 0;
-  const size_t count = shards.MarkRefused(by_shard, refused);
+size_t Client::MarkRefused(const std::vector<bool>& refused, const Shards& shards,
+                           std::span<uint8_t* const> out) {
+  if (std::none_of(refused.begin(), refused.end(), std::identity())) return 0;
+  const size_t count = shards.MarkRefused(refused, out);
   const MutexLock lock(mutex_);
   stats_.refused += count;
   return count;
@@ -232,46 +238,72 @@ Result<size_t> Client::Pull(const PullCall& call) {
   EMBERY_RETURN_IF_ERROR(RequireSections(call.tables.size(), "pull"));
   const auto scratch = scratch_.Take();
   Shards& shards = scratch->shards;
-  shards.Plan(call.tables, *by, Repeats::kJoin);
-  std::vector<Exchange> exchanges(shards.shards().size());
-  std::vector<std::vector<std::byte>> heads(exchanges.size());
-  for (size_t s = 0; s < exchanges.size(); ++s) {
+  shards.Plan(call.tables, by, Repeats::kJoin);
+  const size_t count = shards.shards().size();
+  std::vector<std::vector<std::byte>> heads(count);
+  std::vector<Exchange> exchanges(count);
+  for (size_t s = 0; s < count; ++s) {
     const Shards::Shard& shard = shards.shards()[s];
     if (shard.keys.empty()) continue;
     EMBERY_RETURN_IF_ERROR(
-        RequireFits(ReplyRowsOffset(shard.keys.size()) + shard.floats * sizeof(float), "pull"));
+        RequireFits(RowsOffset(shard, call.mode) + shard.floats * sizeof(float), "pull"));
     heads[s] = EncodePullHead({by->version, call.now_s, call.mode}, shard.sections);
     const std::span<const std::byte> body[] = {heads[s], AsBytes(shard.keys)};
-    EMBERY_RETURN_IF_ERROR(
-        Start(exchanges[s], by->servers[s], FrameType::kPull, body, call.deadline));
+    EMBERY_RETURN_IF_ERROR(Start(exchanges[s], by->servers[s], FrameType::kPull, body,
+                                 heads[s].size() + body[1].size(), call.deadline));
   }
-  EMBERY_RETURN_IF_ERROR(Finish(exchanges, call.deadline));
+  std::vector<const float*> rows(count);
+  std::vector<uint64_t> floats(count);
+  std::vector<bool> refused(count);
+  Shards::Scatter scatter{rows, floats, refused, call.out};
+  // Rows are handed out while more of them come.
+  EMBERY_RETURN_IF_ERROR(Finish(exchanges, call.deadline, [&] {
+    for (size_t s = 0; s < count; ++s) {
+      if (exchanges[s].connection == nullptr) continue;
+      const Connection& connection = *exchanges[s].connection;
+      const size_t offset = RowsOffset(shards.shards()[s], call.mode);
+      const size_t received = connection.received_bytes();
+      if (received < offset ||
+          connection.reply().size() != offset + shards.shards()[s].floats * sizeof(float) ||
+          !CarriesRows(connection.reply())) {
+        continue;
+      }
+      rows[s] = reinterpret_cast<const float*>(connection.reply().data() + offset);
+      floats[s] = (received - offset) / sizeof(float);
+    }
+    shards.ScatterRows(scatter);
+  }));
   CountTraffic(exchanges, call.tables, shards);
   Status failure = FirstFailure(exchanges);
-  std::vector<const float*> rows(exchanges.size());
-  std::vector<const uint8_t*> flags(exchanges.size());
-  for (size_t s = 0; s < exchanges.size() && failure.ok(); ++s) {
-    const ReplyMessage& reply = exchanges[s].reply;
-    if (exchanges[s].connection == nullptr || reply.head.moved > 0) continue;
-    const Shards::Shard& shard = shards.shards()[s];
-    const size_t absent = call.mode == ReadMode::kPeek ? shard.keys.size() : 0;
-    if (reply.head.float_count != shard.floats || reply.head.absent_count != absent) {
-      failure = Status::Internal(exchanges[s].peer->connector->name() +
-                                 " answered a pull with another number of rows");
-      break;
-    }
-    rows[s] = reply.rows;
-    flags[s] = reply.absent.data();
-  }
-  size_t refused = 0;
+  if (failure.ok()) failure = CheckRows(exchanges, shards, call.mode);
+  size_t refused_count = 0;
   if (failure.ok()) {
-    shards.ScatterRows(rows, call.out);
+    std::vector<const uint8_t*> flags(count);
+    for (size_t s = 0; s < count; ++s) {
+      refused[s] = exchanges[s].reply.head.moved > 0;
+      flags[s] = refused[s] ? nullptr : exchanges[s].reply.absent.data();
+    }
+    shards.ScatterRows(scatter);
     if (call.mode == ReadMode::kPeek) shards.ScatterFlags(flags, call.absent);
-    refused = Refused(exchanges, shards, call.refused);
+    refused_count = MarkRefused(refused, shards, call.refused);
   }
   GiveBack(exchanges);
   if (!failure.ok()) return failure;
-  return refused;
+  return refused_count;
+}
+
+Status Client::CheckRows(const std::vector<Exchange>& exchanges, const Shards& shards,
+                         ReadMode mode) {
+  for (size_t s = 0; s < exchanges.size(); ++s) {
+    const ReplyHead& head = exchanges[s].reply.head;
+    if (exchanges[s].connection == nullptr || head.moved > 0) continue;
+    const Shards::Shard& shard = shards.shards()[s];
+    const size_t absent = mode == ReadMode::kPeek ? shard.keys.size() : 0;
+    if (head.float_count == shard.floats && head.absent_count == absent) continue;
+    return Status::Internal(exchanges[s].peer->connector->name() +
+                            " answered a pull with another number of rows");
+  }
+  return Status::Ok();
 }
 
 Result<size_t> Client::Push(const PushCall& call) {
@@ -282,38 +314,49 @@ Result<size_t> Client::Push(const PushCall& call) {
   Shards& shards = scratch->shards;
   // A group's pushes are summed by the server in rank order: this worker's part may not be summed
   // before.
-  shards.Plan(call.tables, *by, call.world == 1 ? Repeats::kJoin : Repeats::kKeep);
+  shards.Plan(call.tables, by, call.world == 1 ? Repeats::kJoin : Repeats::kKeep);
   const size_t count = shards.shards().size();
   if (scratch->grads.size() < count) scratch->grads.resize(count);
   std::vector<float*> to;
-  for (size_t s = 0; s < count; ++s) {
-    const Shards::Shard& shard = shards.shards()[s];
-    EMBERY_RETURN_IF_ERROR(RequireFits(64 + shard.sections.size() * sizeof(Section) +
-                                           shard.keys.size() * sizeof(uint64_t) +
-                                           shard.floats * sizeof(float),
-                                       "push"));
-    to.push_back(scratch->grads[s].Reset(shard.floats));
-  }
-  shards.GatherGradients(kernels_, call.grads, to);
-  std::vector<Exchange> exchanges(count);
   std::vector<std::vector<std::byte>> heads(count);
+  std::vector<size_t> grads_offset;  // In the body.
   const PushHead head{by->version, number_,    call.sequence, call.round,
                       call.rank,   call.world, call.now_s};
   for (size_t s = 0; s < count; ++s) {
     const Shards::Shard& shard = shards.shards()[s];
     heads[s] = EncodePushHead(head, shard.sections);
+    grads_offset.push_back(heads[s].size() + shard.keys.size() * sizeof(uint64_t));
+    EMBERY_RETURN_IF_ERROR(RequireFits(grads_offset[s] + shard.floats * sizeof(float), "push"));
+    to.push_back(scratch->grads[s].Reset(shard.floats));
+  }
+  std::vector<Exchange> exchanges(count);
+  for (size_t s = 0; s < count; ++s) {
+    const Shards::Shard& shard = shards.shards()[s];
     const std::span<const std::byte> body[] = {
         heads[s], AsBytes(shard.keys), std::as_bytes(std::span<const float>(to[s], shard.floats))};
-    EMBERY_RETURN_IF_ERROR(
-        Start(exchanges[s], by->servers[s], FrameType::kPush, body, call.deadline));
+    EMBERY_RETURN_IF_ERROR(Start(exchanges[s], by->servers[s], FrameType::kPush, body,
+                                 grads_offset[s], call.deadline));
   }
-  EMBERY_RETURN_IF_ERROR(Finish(exchanges, call.deadline));
+  // Gradients are sent while more of them are summed.
+  Status sending;
+  shards.GatherGradients(kernels_, call.grads, to, [&](std::span<const uint64_t> floats) {
+    for (size_t s = 0; s < count && sending.ok(); ++s) {
+      sending = exchanges[s].connection->SetReady(grads_offset[s] + floats[s] * sizeof(float));
+    }
+  });
+  EMBERY_RETURN_IF_ERROR(sending);
+  EMBERY_RETURN_IF_ERROR(Finish(exchanges, call.deadline, [] {}));
   CountTraffic(exchanges, call.tables, shards);
   const Status failure = FirstFailure(exchanges);
-  const size_t refused = failure.ok() ? Refused(exchanges, shards, call.refused) : 0;
+  size_t refused_count = 0;
+  if (failure.ok()) {
+    std::vector<bool> refused;
+    for (const Exchange& exchange : exchanges) refused.push_back(exchange.reply.head.moved > 0);
+    refused_count = MarkRefused(refused, shards, call.refused);
+  }
   GiveBack(exchanges);
   if (!failure.ok()) return failure;
-  return refused;
+  return refused_count;
 }
 
 }  // namespace embery

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -103,12 +104,16 @@ class Client {
   Result<std::shared_ptr<Peer>> FindPeer(uint16_t server) EXCLUDES(mutex_);
   Result<std::unique_ptr<Connection>> Take(Peer& peer, Deadline deadline);
   static void GiveBack(std::vector<Exchange>& exchanges);
-  Status Start(Exchange& exchange, uint16_t server, FrameType type, Pieces body, Deadline deadline)
-      EXCLUDES(mutex_);
-  static Status Finish(std::vector<Exchange>& exchanges, Deadline deadline);
+  Status Start(Exchange& exchange, uint16_t server, FrameType type, Pieces body, size_t ready_bytes,
+               Deadline deadline) EXCLUDES(mutex_);
+  // Calls `progressed` whenever replies may have grown.
+  static Status Finish(std::vector<Exchange>& exchanges, Deadline deadline,
+                       const std::function<void()>& progressed);
   static Status FirstFailure(std::vector<Exchange>& exchanges);
-  size_t Refused(const std::vector<Exchange>& exchanges, const Shards& shards,
-                 std::span<uint8_t* const> refused) EXCLUDES(mutex_);
+  static Status CheckRows(const std::vector<Exchange>& exchanges, const Shards& shards,
+                          ReadMode mode);
+  size_t MarkRefused(const std::vector<bool>& refused, const Shards& shards,
+                     std::span<uint8_t* const> out) EXCLUDES(mutex_);
   void CountTraffic(const std::vector<Exchange>& exchanges, std::span<const TableKeys> tables,
                     const Shards& shards) EXCLUDES(mutex_);
 

@@ -1,5 +1,6 @@
 #include "client/shards.h"
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 #include <utility>
@@ -10,12 +11,16 @@ namespace embery {
 namespace {
 
 constexpr size_t kRowsAhead = 8;
+// Distinct rows between two reports of progress: enough to be worth a system call.
+constexpr size_t kRowsPerReport = 1024;
 
 }  // namespace
 
 void Shards::FindDistinct(const TableKeys& keys, Repeats repeats, Table& table) {
+  table.salt = keys.salt;
   table.dim = keys.dim;
   table.count = keys.keys.size();
+  std::copy(keys.keys.begin(), keys.keys.end(), table.keys.Reset(table.count));
   table.distinct.clear();
   RowIndex* which = table.which.Reset(table.count);
   if (repeats == Repeats::kKeep) {
@@ -54,9 +59,25 @@ void Shards::ShareOut(const TableKeys& keys, const ClientRouting& routing, Table
   }
 }
 
-void Shards::Plan(std::span<const TableKeys> tables, const ClientRouting& routing,
+bool Shards::HasKeys(std::span<const TableKeys> tables) const {
+  if (tables.size() != tables_.size()) return false;
+  for (size_t t = 0; t < tables.size(); ++t) {
+    const Table& table = tables_[t];
+    if (table.salt != tables[t].salt || table.dim != tables[t].dim ||
+        !std::equal(tables[t].keys.begin(), tables[t].keys.end(), table.keys.data(),
+                    table.keys.data() + table.count)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void Shards::Plan(std::span<const TableKeys> tables, std::shared_ptr<const ClientRouting> routing,
                   Repeats repeats) {
-  shards_.resize(routing.servers.size());
+  if (routing == routing_ && repeats == repeats_ && HasKeys(tables)) return;
+  routing_ = std::move(routing);
+  repeats_ = repeats;
+  shards_.resize(routing_->servers.size());
   for (Shard& shard : shards_) {
     shard.sections.clear();
     shard.keys.clear();
@@ -65,59 +86,74 @@ void Shards::Plan(std::span<const TableKeys> tables, const ClientRouting& routin
   tables_.resize(tables.size());
   for (size_t t = 0; t < tables.size(); ++t) {
     FindDistinct(tables[t], repeats, tables_[t]);
-    ShareOut(tables[t], routing, tables_[t]);
+    ShareOut(tables[t], *routing_, tables_[t]);
+  }
+}
+
+void Shards::GroupOccurrences(const Table& table) {
+  const size_t distinct = table.distinct.size();
+  uint32_t* ends = ends_.Reset(distinct + 1);
+  uint32_t* occurrences = occurrences_.Reset(table.count);
+  std::memset(ends, 0, (distinct + 1) * sizeof(*ends));
+  for (size_t i = 0; i < table.count; ++i) ++ends[table.which[i]];
+  uint32_t start = 0;
+  for (size_t d = 0; d < distinct; ++d) start += std::exchange(ends[d], start);
+  // Each start moves to its end while the positions are laid down, in their order.
+  for (size_t i = 0; i < table.count; ++i) {
+    occurrences[ends[table.which[i]]++] = static_cast<uint32_t>(i);
   }
 }
 
 void Shards::GatherGradients(const Kernels& kernels, std::span<const float* const> grads,
-                             std::span<float* const> to) {
+                             std::span<float* const> to, const Progressed& progressed) {
+  std::vector<uint64_t> floats(shards_.size());
   for (size_t t = 0; t < tables_.size(); ++t) {
     const Table& table = tables_[t];
     const size_t dim = table.dim;
-    const size_t distinct = table.distinct.size();
-    uint32_t* ends = ends_.Reset(distinct + 1);
-    uint32_t* occurrences = occurrences_.Reset(table.count);
-    std::memset(ends, 0, (distinct + 1) * sizeof(*ends));
-    for (size_t i = 0; i < table.count; ++i) ++ends[table.which[i]];
-    uint32_t start = 0;
-    for (size_t d = 0; d < distinct; ++d) start += std::exchange(ends[d], start);
-    // Each start moves to its end while the positions are laid down, in their order.
-    for (size_t i = 0; i < table.count; ++i) {
-      occurrences[ends[table.which[i]]++] = static_cast<uint32_t>(i);
-    }
+    GroupOccurrences(table);
+    const uint32_t* ends = ends_.data();
+    const uint32_t* occurrences = occurrences_.data();
     size_t ahead = 0;
-    for (size_t d = 0; d < distinct; ++d) {
+    for (size_t d = 0; d < table.distinct.size(); ++d) {
       const uint32_t begin = d == 0 ? 0 : ends[d - 1];
       for (; ahead < std::min<size_t>(table.count, ends[d] + kRowsAhead); ++ahead) {
         PrefetchBytes(grads[t] + occurrences[ahead] * dim, dim * sizeof(float));
       }
       const Place place = table.places[d];
-      float* sum = to[place.shard] + table.first_float[place.shard] + place.row * dim;
+      const uint64_t at = table.first_float[place.shard] + place.row * dim;
+      float* sum = to[place.shard] + at;
       if (ends[d] - begin == 1) {
         std::memcpy(sum, grads[t] + occurrences[begin] * dim, dim * sizeof(float));
       } else {
         kernels.sum_rows(grads[t], occurrences + begin, ends[d] - begin, table.dim, sum);
       }
+      floats[place.shard] = at + dim;
+      if (d % kRowsPerReport == kRowsPerReport - 1) progressed(floats);
     }
   }
+  for (size_t s = 0; s < shards_.size(); ++s) floats[s] = shards_[s].floats;
+  progressed(floats);
 }
 
-void Shards::ScatterRows(std::span<const float* const> rows, std::span<float* const> out) const {
-  for (size_t t = 0; t < tables_.size(); ++t) {
-    const Table& table = tables_[t];
+void Shards::ScatterRows(Scatter& scatter) const {
+  for (; scatter.table < tables_.size(); ++scatter.table, scatter.key = 0) {
+    const Table& table = tables_[scatter.table];
     const size_t dim = table.dim;
-    const auto row_of = [&](size_t i) -> const float* {
-      const Place place = table.places[table.which[i]];
-      if (rows[place.shard] == nullptr) return nullptr;
-      return rows[place.shard] + table.first_float[place.shard] + place.row * dim;
-    };
-    for (size_t i = 0; i < table.count; ++i) {
-      if (i + kRowsAhead < table.count) {
-        const float* ahead = row_of(i + kRowsAhead);
-        if (ahead != nullptr) PrefetchBytes(ahead, dim * sizeof(float));
+    float* out = scatter.out[scatter.table];
+    for (; scatter.key < table.count; ++scatter.key) {
+      const Place place = table.places[table.which[scatter.key]];
+      if (scatter.skipped[place.shard]) continue;
+      const float* rows = scatter.rows[place.shard];
+      const uint64_t at = table.first_float[place.shard] + place.row * dim;
+      if (rows == nullptr || at + dim > scatter.floats[place.shard]) return;
+      if (scatter.key + kRowsAhead < table.count) {
+        const Place next = table.places[table.which[scatter.key + kRowsAhead]];
+        if (scatter.rows[next.shard] != nullptr) {
+          PrefetchBytes(scatter.rows[next.shard] + table.first_float[next.shard] + next.row * dim,
+                        dim * sizeof(float));
+        }
       }
-      const float* row = row_of(i);
-      if (row != nullptr) std::memcpy(out[t] + i * dim, row, dim * sizeof(float));
+      std::memcpy(out + scatter.key * dim, rows + at, dim * sizeof(float));
     }
   }
 }

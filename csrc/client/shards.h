@@ -8,6 +8,8 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -44,18 +46,31 @@ class Shards {
     uint64_t floats = 0;
   };
 
-  void Plan(std::span<const TableKeys> tables, const ClientRouting& routing, Repeats repeats);
+  // Costs little if the keys and the rest are those of the call before: the push of a batch comes
+  // after its pull.
+  void Plan(std::span<const TableKeys> tables, std::shared_ptr<const ClientRouting> routing,
+            Repeats repeats);
 
   const std::vector<Shard>& shards() const { return shards_; }
 
-  // Sums of the gradients of each travelling key, in the order that the store would: `grads[t]` is
-  // (keys, dim) of table t, `to[s]` receives the floats of shard s.
+  // Sums the gradients of each travelling key, in the order that the store would: `grads[t]` is
+  // (keys, dim) of table t, `to[s]` receives the floats of shard s. `progressed` is called now and
+  // then with how many of each shard's floats are there, and at the end.
+  using Progressed = std::function<void(std::span<const uint64_t> floats)>;
   void GatherGradients(const Kernels& kernels, std::span<const float* const> grads,
-                       std::span<float* const> to);
+                       std::span<float* const> to, const Progressed& progressed);
 
-  // Copies the rows of the shards to where their keys were given: `rows[s]` are the floats of shard
-  // s, `out[t]` is (keys, dim) of table t. A null entry of `rows` leaves its keys as they are.
-  void ScatterRows(std::span<const float* const> rows, std::span<float* const> out) const;
+  // Rows of the shards on their way to where their keys were given.
+  struct Scatter {
+    std::span<const float* const> rows;  // The floats of each shard; null: none are there yet.
+    std::span<const uint64_t> floats;    // How many of them are there.
+    const std::vector<bool>& skipped;    // Shards whose keys stay as they are.
+    std::span<float* const> out;         // (keys, dim) of each table.
+    size_t table = 0;                    // Where to go on.
+    size_t key = 0;
+  };
+  // Copies rows, in the order of the keys, up to the first that is not there.
+  void ScatterRows(Scatter& scatter) const;
 
   // The same for one byte a key.
   void ScatterFlags(std::span<const uint8_t* const> flags, std::span<uint8_t* const> out) const;
@@ -70,8 +85,10 @@ class Shards {
     uint32_t row;  // Among the shard's rows of the table.
   };
   struct Table {
+    uint64_t salt = 0;
     uint32_t dim = 0;
     size_t count = 0;
+    Buffer<uint64_t> keys;  // As given.
     std::vector<uint64_t> distinct;
     Buffer<RowIndex> which;             // Of each given key: its position among the distinct ones.
     Buffer<Place> places;               // Of each distinct key.
@@ -79,11 +96,15 @@ class Shards {
     std::vector<uint64_t> first_key;
   };
 
+  bool HasKeys(std::span<const TableKeys> tables) const;
   void FindDistinct(const TableKeys& keys, Repeats repeats, Table& table);
+  void GroupOccurrences(const Table& table);
   void ShareOut(const TableKeys& keys, const ClientRouting& routing, Table& table);
 
   std::vector<Table> tables_;
   std::vector<Shard> shards_;
+  std::shared_ptr<const ClientRouting> routing_;
+  Repeats repeats_ = Repeats::kJoin;
   DistinctFinder finder_;
   Buffer<uint32_t> ends_;
   Buffer<uint32_t> occurrences_;

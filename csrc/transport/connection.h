@@ -33,17 +33,23 @@ class Connection {
  public:
   virtual ~Connection() = default;
 
-  // Begins a request: its type, and the pieces of its body.
-  virtual Status Start(FrameType type, Pieces body) = 0;
+  // Begins a request: its type, and the pieces of its body, of which the first `ready_bytes` are
+  // there to be sent.
+  virtual Status Start(FrameType type, Pieces body, size_t ready_bytes) = 0;
 
-  // Does what can be done without waiting; true once the reply is complete.
+  // More of the body is there; sends what can be sent without waiting.
+  virtual Status SetReady(size_t ready_bytes) = 0;
+
+  // Does some of what can be done without waiting; true once the reply is complete. Requires: all
+  // of the body is ready.
   virtual Result<bool> Advance() = 0;
 
   // What to wait for before the next Advance.
   virtual pollfd Awaited() const = 0;
 
-  // The reply's body, as far as it is here.
+  // The reply's body, and how much of it is here; empty while its size is not known.
   virtual std::span<const std::byte> reply() const = 0;
+  virtual size_t received_bytes() const = 0;
   // Bytes of header and body, both ways, of the last request.
   virtual uint64_t bytes_sent() const = 0;
 };

@@ -62,6 +62,7 @@ Transfer ReadInto(int fd, std::span<std::byte> to) {
 void Outgoing::Clear() {
   pieces_.clear();
   next_ = 0;
+  sent_ = 0;
 }
 
 void Outgoing::Add(std::span<const std::byte> piece) {
@@ -69,12 +70,18 @@ void Outgoing::Add(std::span<const std::byte> piece) {
   if (!piece.empty()) pieces_.push_back({const_cast<std::byte*>(piece.data()), piece.size()});
 }
 
-Transfer Outgoing::Send(int fd) {
+Transfer Outgoing::Send(int fd, size_t bytes_max) {
   size_t sent = 0;
-  while (!empty()) {
+  while (!empty() && sent_ < bytes_max) {
     msghdr message{};
     message.msg_iov = &pieces_[next_];
     message.msg_iovlen = std::min<size_t>(pieces_.size() - next_, IOV_MAX);
+    iovec part;
+    if (bytes_max != SIZE_MAX) {
+      part = {pieces_[next_].iov_base, std::min(pieces_[next_].iov_len, bytes_max - sent_)};
+      message.msg_iov = &part;
+      message.msg_iovlen = 1;
+    }
     const ssize_t bytes = sendmsg(fd, &message, MSG_NOSIGNAL);
     if (bytes < 0) {
       if (errno == EINTR) continue;
@@ -82,17 +89,21 @@ Transfer Outgoing::Send(int fd) {
       return {Transfer::End::kClosed, sent, errno};
     }
     sent += static_cast<size_t>(bytes);
-    auto rest = static_cast<size_t>(bytes);
-    while (rest > 0) {
-      iovec& piece = pieces_[next_];
-      const size_t of_piece = std::min(rest, piece.iov_len);
-      piece.iov_base = static_cast<std::byte*>(piece.iov_base) + of_piece;
-      piece.iov_len -= of_piece;
-      rest -= of_piece;
-      if (piece.iov_len == 0) ++next_;
-    }
+    sent_ += static_cast<size_t>(bytes);
+    Skip(static_cast<size_t>(bytes));
   }
   return {Transfer::End::kDone, sent, 0};
+}
+
+void Outgoing::Skip(size_t bytes) {
+  while (bytes > 0) {
+    iovec& piece = pieces_[next_];
+    const size_t of_piece = std::min(bytes, piece.iov_len);
+    piece.iov_base = static_cast<std::byte*>(piece.iov_base) + of_piece;
+    piece.iov_len -= of_piece;
+    bytes -= of_piece;
+    if (piece.iov_len == 0) ++next_;
+  }
 }
 
 }  // namespace embery

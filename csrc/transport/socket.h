@@ -63,12 +63,15 @@ class Outgoing {
   void Add(std::span<const std::byte> piece);
   bool empty() const { return next_ == pieces_.size(); }
 
-  // Sends until all is sent.
-  Transfer Send(int fd);
+  // Sends until all is sent, or all but what lies beyond the first `bytes_max` of the whole.
+  Transfer Send(int fd, size_t bytes_max = SIZE_MAX);
 
  private:
+  void Skip(size_t bytes);
+
   std::vector<iovec> pieces_;
   size_t next_ = 0;
+  size_t sent_ = 0;
 };
 
 }  // namespace embery

@@ -2,6 +2,7 @@
 
 #include <netinet/tcp.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <utility>
@@ -15,12 +16,15 @@ namespace {
 
 Status Unavailable(const std::string& what) { return {StatusCode::kUnavailable, what}; }
 
+// Read at a time: what is read is used while the nearest caches still hold it.
+constexpr size_t kReadBytesMax = size_t{256} << 10;
+
 class TcpConnection final : public Connection {
  public:
   TcpConnection(Socket socket, std::string name, std::shared_ptr<BodyPool> pool)
       : socket_(std::move(socket)), name_(std::move(name)), pool_(std::move(pool)) {}
 
-  Status Start(FrameType type, Pieces body) override {
+  Status Start(FrameType type, Pieces body, size_t ready_bytes) override {
     size_t bytes = 0;
     for (const auto& piece : body) bytes += piece.size();
     EncodeHeader({type, ++request_, static_cast<uint32_t>(bytes)}, header_out_.data());
@@ -31,12 +35,18 @@ class TcpConnection final : public Connection {
     header_got_ = 0;
     body_got_ = 0;
     reply_ = Body();
-    return Send();
+    return SetReady(ready_bytes);
+  }
+
+  Status SetReady(size_t ready_bytes) override {
+    const size_t ready = kHeaderBytes + ready_bytes;
+    const Transfer sent = outgoing_.Send(socket_.fd(), ready == bytes_sent_ ? SIZE_MAX : ready);
+    return sent.end == Transfer::End::kClosed ? Closed(sent.error) : Status::Ok();
   }
 
   Result<bool> Advance() override {
     if (!outgoing_.empty()) {
-      EMBERY_RETURN_IF_ERROR(Send());
+      EMBERY_RETURN_IF_ERROR(SetReady(bytes_sent_ - kHeaderBytes));
       // A server reads a request to its end before it answers.
       if (!outgoing_.empty()) return false;
     }
@@ -48,11 +58,12 @@ class TcpConnection final : public Connection {
       EMBERY_RETURN_IF_ERROR(TakeHeader());
     }
     if (body_got_ == reply_.size()) return true;
-    const std::span<std::byte> rest(reply_.data() + body_got_, reply_.size() - body_got_);
+    const std::span<std::byte> rest(reply_.data() + body_got_,
+                                    std::min(reply_.size() - body_got_, kReadBytesMax));
     const Transfer read = ReadInto(socket_.fd(), rest);
     body_got_ += read.bytes;
     if (read.end != Transfer::End::kDone) return Pause(read);
-    return true;
+    return body_got_ == reply_.size();
   }
 
   pollfd Awaited() const override {
@@ -60,6 +71,7 @@ class TcpConnection final : public Connection {
     return {socket_.fd(), events, 0};
   }
   std::span<const std::byte> reply() const override { return reply_.bytes(); }
+  size_t received_bytes() const override { return body_got_; }
   uint64_t bytes_sent() const override { return bytes_sent_; }
 
  private:
@@ -71,11 +83,6 @@ class TcpConnection final : public Connection {
   Result<bool> Pause(const Transfer& transfer) const {
     if (transfer.end == Transfer::End::kClosed) return Closed(transfer.error);
     return false;
-  }
-
-  Status Send() {
-    const Transfer sent = outgoing_.Send(socket_.fd());
-    return sent.end == Transfer::End::kClosed ? Closed(sent.error) : Status::Ok();
   }
 
   Status TakeHeader() {
@@ -165,7 +172,7 @@ class TcpConnector final : public Connector {
 
   Status Greet(TcpConnection& connection, Deadline deadline) const {
     const std::span<const std::byte> body[] = {hello_};
-    EMBERY_RETURN_IF_ERROR(connection.Start(FrameType::kHello, body));
+    EMBERY_RETURN_IF_ERROR(connection.Start(FrameType::kHello, body, hello_.size()));
     while (true) {
       const Result<bool> done = connection.Advance();
       if (!done.ok()) return done.status();

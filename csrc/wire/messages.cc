@@ -237,4 +237,12 @@ Result<ReplyMessage> DecodeReply(std::span<const std::byte> body) {
   return message;
 }
 
+bool CarriesRows(std::span<const std::byte> front) {
+  RawReply raw;
+  if (front.size() < sizeof(raw)) return false;
+  std::memcpy(&raw, front.data(), sizeof(raw));
+  return raw.status == static_cast<uint32_t>(StatusCode::kOk) && raw.moved == 0 &&
+         raw.text_bytes == 0 && raw.float_count > 0;
+}
+
 }  // namespace embery

@@ -105,6 +105,9 @@ Result<PushMessage> DecodePush(std::span<const std::byte> body);
 Result<std::string_view> DecodeHello(std::span<const std::byte> body);
 Result<ReplyMessage> DecodeReply(std::span<const std::byte> body);
 
+// Whether a reply, of which the front is here, carries rows: no error, nothing refused.
+bool CarriesRows(std::span<const std::byte> front);
+
 // Bytes before the rows of a reply without text.
 constexpr size_t ReplyRowsOffset(size_t absent_count) { return 32 + (absent_count + 7) / 8 * 8; }
 
