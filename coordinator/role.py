@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from embery.coordinator.cluster import Cluster
 from embery.coordinator.database import IN_MEMORY, Database
@@ -16,6 +18,9 @@ from embery.rpc.credentials import Credentials, require_protected
 from embery.rpc.serving import RpcServer
 from embery.rpc.v1.coordinator_pb2_grpc import add_CoordinatorServicer_to_server
 from embery.validation import require_int
+
+if TYPE_CHECKING:
+    from embery.observability.metrics import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,12 @@ class Coordinator:
     def url(self) -> str:
         """Return the address that servers and workers connect to."""
         return SCHEME + self._rpc.address
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield its metrics."""
+        from embery.coordinator.metrics import samples  # noqa: PLC0415  Prometheus only where it is wanted
+
+        yield from samples(self._cluster)
 
     def __enter__(self) -> Coordinator:
         """Start to serve."""

@@ -10,8 +10,10 @@ import logging
 import os
 import threading
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from embery.errors import EmberyError, InvalidArgument
 from embery.observability.logs import facts
@@ -29,6 +31,9 @@ from embery.rpc.credentials import Credentials, require_protected
 from embery.rpc.serving import RpcServer
 from embery.rpc.v1.server_pb2_grpc import add_ServerServicer_to_server
 from embery.validation import require_int
+
+if TYPE_CHECKING:
+    from embery.observability.metrics import Sample
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +104,12 @@ class ParameterServer:
     def address(self) -> str:
         """Return where it listens."""
         return self._rpc.address
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield its metrics."""
+        from embery.ps.metrics import samples  # noqa: PLC0415  Prometheus only where it is wanted
+
+        yield from samples(self._tables)
 
     def __enter__(self) -> ParameterServer:
         """Serve, and say so to the coordinator; returns when it knows."""

@@ -42,6 +42,11 @@ class ServedTables:
         return len(self._tables)
 
     @property
+    def names(self) -> list[str]:
+        """Return the names of all tables."""
+        return list(self._tables)
+
+    @property
     def routing_version(self) -> int:
         """Return the version of the routing in force; 0 before the first."""
         return self._routing_version

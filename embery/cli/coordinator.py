@@ -9,6 +9,7 @@ from embery.cli.serving import (
     add_credential_arguments,
     add_listen_arguments,
     credentials_of,
+    metrics,
 )
 from embery.coordinator.role import Coordinator, CoordinatorOptions
 from embery.coordinator.state import ClusterOptions
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         cluster=ClusterOptions(arguments.expect_ps, arguments.heartbeat, arguments.lease),
         credentials=credentials_of(arguments),
     )
-    with Coordinator(options) as coordinator:
+    with Coordinator(options) as coordinator, metrics(arguments, coordinator.samples):
         print(f"coordinator ready at {coordinator.url}", flush=True)
         ended.wait()
     return 0

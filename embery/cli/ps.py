@@ -9,6 +9,7 @@ from embery.cli.serving import (
     add_credential_arguments,
     add_listen_arguments,
     credentials_of,
+    metrics,
 )
 from embery.ps.role import ParameterServer, ServerOptions
 
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         insecure=arguments.insecure,
         credentials=credentials_of(arguments),
     )
-    with ParameterServer(options) as server:
+    with ParameterServer(options) as server, metrics(arguments, server.samples):
         print(f"ps {server.number} ready at {server.address}", flush=True)
         ended.wait()
     return 0

@@ -1,13 +1,21 @@
-"""What the commands of a cluster share: credentials, where to listen, when to end."""
+"""What the commands of a cluster share: credentials, where to listen, metrics, when to end."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from embery.rpc.address import PORT_MAX, join_address
 from embery.rpc.credentials import VARIABLES, Credentials
+from embery.validation import require_int
+
+if TYPE_CHECKING:
+    from embery.observability.metrics import Sample
 
 _HELP = {
     "token_file": "file with the token that callers must know",
@@ -47,6 +55,34 @@ def add_listen_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="serve other machines without credentials, and rows without encryption",
     )
+    parser.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="P",
+        help="serve metrics to Prometheus at this port of loopback, or with --insecure of --host "
+        "(0: a free one)",
+    )
+
+
+@contextmanager
+def metrics(
+    arguments: argparse.Namespace, samples: Callable[[], Iterable[Sample]]
+) -> Iterator[None]:
+    """Serve `samples` within the context, if the command line asks for it."""
+    if arguments.metrics_port is None:
+        yield
+        return
+    from embery.observability.metrics import MetricsEndpoint  # noqa: PLC0415  only if asked for
+
+    require_int("--metrics-port", arguments.metrics_port, low=0, high=PORT_MAX)
+    # Whoever fetches metrics shows no credentials.
+    host = arguments.host if arguments.insecure else "127.0.0.1"
+    endpoint = MetricsEndpoint(host, arguments.metrics_port, samples)
+    try:
+        print(f"metrics at http://{join_address(host, endpoint.port)}/metrics", flush=True)
+        yield
+    finally:
+        endpoint.close()
 
 
 class UntilSignal:
