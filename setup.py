@@ -44,7 +44,7 @@ for role in ROLES:
 setup(
     packages=packages,
     package_dir=package_dir,
-    package_data={"embery": ["py.typed", "*.pyi"]},
+    package_data={"embery": ["py.typed", "*.pyi"], "embery.rpc.v1": ["*.pyi"]},
     ext_modules=[Extension("embery._native", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )
