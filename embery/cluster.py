@@ -11,13 +11,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embery import _native
+from embery import _native, checkpoint
 from embery.checkpoint import Checkpoint
+from embery.cluster_tables import ClusterTable
 from embery.errors import (
     DeadlineExceeded,
     EmberyError,
@@ -25,7 +27,7 @@ from embery.errors import (
     SchemaMismatch,
     Unavailable,
 )
-from embery.row_store import PullMode, RowStore, difference
+from embery.row_store import PullMode, RowStore, difference, require_restorable
 from embery.rpc.client import CoordinatorClient, ServerClient
 from embery.rpc.credentials import Credentials
 from embery.rpc.records import Routing
@@ -38,6 +40,8 @@ log = logging.getLogger("embery.cluster")
 TRANSPORT_VARIABLE = "EMBERY_TRANSPORT"
 TRANSPORTS = ("auto", "tcp", "grpc")
 LEAVE_TIMEOUT_S = 1.0
+# Rows are held back for so long at most while they are saved or restored.
+FREEZE_SECONDS = 3600.0
 
 
 class Heartbeat:
@@ -324,18 +328,48 @@ class ClusterStore(RowStore):
         delta: bool = False,
         state: Mapping[str, Any] | None = None,
     ) -> str:
-        """Raise `Unavailable`: this version saves no checkpoints of a cluster yet."""
-        raise Unavailable(
-            f"checkpoint({os.fspath(dest)!r}): this version cannot save the tables of a cluster; "
-            "train on the embedded store to save checkpoints"
-        )
+        """See `Store.checkpoint`. Changes of rows wait meanwhile, on all servers.
+
+        A push of another handle that is under way when they stop may be saved for some slots only;
+        `Trainer` saves between steps.
+        """
+        if delta:
+            raise InvalidArgument(
+                "checkpoint(delta=True): this version saves full checkpoints only; leave delta out"
+            )
+        tables = self.tables()
+        with self._frozen() as owners:
+            rows = {name: counters["rows"] for name, counters in self.stats()["tables"].items()}
+            sources = [
+                ClusterTable(table, owners, self._servers, rows.get(name, 0))
+                for name, table in tables.items()
+            ]
+            return checkpoint.write(dest, sources, state=state).path
 
     def restore(self, src: str | os.PathLike[str]) -> Checkpoint:
-        """Raise `Unavailable`: this version restores no checkpoints into a cluster yet."""
-        raise Unavailable(
-            f"restore({os.fspath(src)!r}): this version cannot restore a checkpoint into a "
-            "cluster; restore it into the embedded store"
-        )
+        """See `Store.restore`. It may have been saved from any number of servers, or from none."""
+        found = checkpoint.open(src)
+        wanted = {n: Table.from_dict(entry.definition) for n, entry in found.tables.items()}
+        require_restorable(found.path, wanted, self.tables())
+        for table in wanted.values():
+            self.create_table(table)
+        with self._frozen() as owners:
+            sinks = {n: ClusterTable(t, owners, self._servers) for n, t in wanted.items()}
+            checkpoint.load(found, sinks)
+        for watcher in self._watchers:
+            watcher.rows_replaced()
+        return found
+
+    @contextmanager
+    def _frozen(self) -> Iterator[NDArray[np.uint16]]:
+        """Hold back changes of rows on all servers; yield the owners of the slots."""
+        self._require_open()
+        owners = self._coordinator.routing(0, self._timeout_s).owners
+        with ExitStack() as held:
+            # In one order, so that two savers do not wait for each other.
+            for number in np.unique(owners).tolist():
+                held.enter_context(self._servers[number].frozen(FREEZE_SECONDS))
+            yield owners
 
     def close(self) -> None:
         """See `Store.close`."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from embery import _native, checkpoint
 from embery.checkpoint import Checkpoint
 from embery.errors import InvalidArgument, SchemaMismatch
-from embery.row_store import PullMode, RowStore, difference
+from embery.row_store import PullMode, RowStore, difference, require_restorable
 from embery.rows import describe
 from embery.store import F32, U64
 from embery.table import Table
@@ -146,15 +146,7 @@ class EmbeddedStore(RowStore):
         with self._lock:
             self._require_open()
             wanted = {n: Table.from_dict(entry.definition) for n, entry in found.tables.items()}
-            strange = sorted(set(self._tables) - set(wanted))
-            if strange:
-                raise SchemaMismatch(
-                    f"{found.path} has no table {strange[0]!r}, which this store has; restore it "
-                    "into a store with its own tables"
-                )
-            for name, table in wanted.items():
-                if name in self._tables and self._tables[name].to_dict() != table.to_dict():
-                    raise SchemaMismatch(f"{found.path}: {difference(self._tables[name], table)}")
+            require_restorable(found.path, wanted, self._tables)
             for table in wanted.values():
                 self.create_table(table)
             with self._frozen():

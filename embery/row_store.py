@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from embery import _native
 from embery.arrays import as_keys, as_out, as_rows
-from embery.errors import InvalidArgument, TableNotFound, Unavailable
+from embery.errors import InvalidArgument, SchemaMismatch, TableNotFound, Unavailable
 from embery.store import F32, U64, PushWatcher, Store
 from embery.table import Table
 
@@ -209,3 +209,18 @@ def difference(known: Table, wanted: Table) -> str:
         f"table {known.name!r} exists with another definition ({'; '.join(fields)}); "
         "use the same definition, or another name"
     )
+
+
+def require_restorable(
+    path: str, wanted: Mapping[str, Table], present: Mapping[str, Table]
+) -> None:
+    """Raise `SchemaMismatch` unless a checkpoint has a store's tables as the store has them."""
+    strange = sorted(set(present) - set(wanted))
+    if strange:
+        raise SchemaMismatch(
+            f"{path} has no table {strange[0]!r}, which this store has; restore it into a store "
+            "with its own tables"
+        )
+    for name, table in wanted.items():
+        if name in present and present[name].to_dict() != table.to_dict():
+            raise SchemaMismatch(f"{path}: {difference(present[name], table)}")
