@@ -270,7 +270,8 @@ class Cluster:
                     )
             # Told again even if it is known: the one who created it may have failed half way.
             for server in self.routing().servers.values():
-                if server.state == "live":
+                # Also one that a coordinator which was started again has not heard of yet.
+                if server.state in ("joining", "live"):
                     self._client(server.address).create_table(
                         definition, timeout_s=SERVER_TIMEOUT_S
                     )

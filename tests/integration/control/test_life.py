@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import embery as em
-from embery.errors import SchemaMismatch, TableNotFound, Unavailable
+from embery.errors import InvalidArgument, SchemaMismatch, TableNotFound, Unavailable
 from embery.rpc.client import CoordinatorClient, ServerClient
 
 Start = Callable[..., Any]
@@ -100,6 +100,17 @@ def test_a_registration_that_is_tried_again_has_one_effect(start_coordinator: St
     assert first.client != other.client
     assert [w.rank for w in client.status().workers] == [0, 1]
     assert not client.heartbeat("nobody").known
+    client.close()
+
+
+def test_a_member_of_another_cluster_is_refused(start_coordinator: Start) -> None:
+    _, url = start_coordinator()
+    client = CoordinatorClient(url)
+    with pytest.raises(InvalidArgument, match="the caller belongs to cluster other"):
+        client.register_server(
+            incarnation="s", address="127.0.0.1:1", host_identity="h", cluster_id="other"
+        )
+    assert not client.status().routing.servers
     client.close()
 
 
