@@ -141,6 +141,34 @@ def test_hybrid_workers_agree_on_all_but_the_rows_they_read(script: Path) -> Non
     assert one[0][1]["train/loss"] < one[0][0]["train/loss"]
 
 
+RESUMED = TRAIN.replace(
+    "valid=valid)\n",
+    "valid=valid, checkpoint=sys.argv[2], checkpoint_every=5, max_steps=int(sys.argv[3]), "
+    "resume=True, patience=1, restore_best=True)\n",
+)
+
+
+@pytest.mark.timeout(300)
+def test_a_resumed_run_of_two_workers_ends_like_one_that_was_not_interrupted(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "train.py").write_text(RESUMED)
+
+    def train(servers: int, folder: str, steps: int) -> Any:
+        options = ("--ps", servers, "--workers", 2, "train.py", "sync", folder, steps)
+        one, two = results(embery_run(*options, cwd=tmp_path))
+        assert one == two
+        return one
+
+    whole = train(2, "whole", 1_000)
+    assert train(2, "parts", 15)[1] == 15
+    resumed = train(3, "parts", 1_000)
+    # Metrics of the epoch under way were summed up in another order.
+    for expected, found in zip(whole[0], resumed[0], strict=True):
+        assert found == pytest.approx(expected, rel=1e-12)
+    assert resumed[1:] == whole[1:]
+
+
 ALONE_THEN_TOGETHER = """
 import numpy as np, embery as em
 from embery.worker.group import WorkerGroup
@@ -208,13 +236,13 @@ def test_a_worker_that_raises_ends_the_run_and_leaves_nothing(tmp_path: Path) ->
     ]  # fmt: skip
 
 
-INTERRUPTED = TRAIN.replace("fit(data, epochs=2, valid=valid)", "fit(data, epochs=10_000)").replace(
-    "        rows = self.emb", "        print('forward')\n        rows = self.emb"
-)
+INTERRUPTED = TRAIN.replace(
+    "fit(data, epochs=2, valid=valid)", "fit(data, epochs=10_000, checkpoint='saved')"
+).replace("        rows = self.emb", "        print('forward')\n        rows = self.emb")
 
 
 @pytest.mark.timeout(180)
-def test_ctrl_c_interrupts_the_workers_and_ends_all(tmp_path: Path) -> None:
+def test_ctrl_c_saves_a_checkpoint_and_ends_all(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(INTERRUPTED)
     with subprocess.Popen(
         command("--ps", 2, "--workers", 2, "train.py", "sync"),
@@ -237,6 +265,7 @@ def test_ctrl_c_interrupts_the_workers_and_ends_all(tmp_path: Path) -> None:
             process.kill()
     assert process.returncode == 1, "".join(seen) + out
     assert out.endswith("embery: error: interrupted\n")
+    assert list((tmp_path / "saved").glob("checkpoint-*")), out
     # Both ended after the same step.
     assert out.count("]: KeyboardInterrupt\n") == 2
     assert sum("forward" in line for line in [*seen, *out.splitlines()]) % 2 == 0
