@@ -1,8 +1,8 @@
 // The limit that pulls are measured against: a gather of random rows through a perfect index.
 //
-// There is no hash table, no lock and no metadata here: an array as large as the store's index gives
-// each key's row, and the rows lie 64-byte aligned in one flat array in random order. What is left
-// is what the memory of the machine allows.
+// There is no hash table, no lock and no metadata here: an array as large as the store's index
+// gives each key's row, and the rows lie 64-byte aligned in one flat array in random order. What is
+// left is what the memory of the machine allows.
 //
 //   gather_limit ROWS DIM THREADS STEPS PAGES BATCH_KEYS KEYS
 //

@@ -18,7 +18,7 @@ void ThrowIfError(const Status& status) {
 }  // namespace embery
 
 PYBIND11_MODULE(_native, module) {
-  module.doc() = "The native core of Embery: tables, batches of keys, hashing, servers and their clients.";
+  module.doc() = "The native core of Embery: tables, batches, hashing, servers and their clients.";
   embery::BindBatch(module);
   embery::BindClient(module);
   embery::BindHash(module);

@@ -92,7 +92,7 @@ class Reader {
   std::span<const std::byte> rest_;
 };
 
-enum class WithGradients : uint8_t { kNo, kYes };
+enum class WithGradients : uint8_t { kWithout, kWith };
 
 Status ReadSections(Reader& reader, uint32_t section_count, WithGradients gradients,
                     std::vector<SectionView>& views) {
@@ -111,7 +111,7 @@ Status ReadSections(Reader& reader, uint32_t section_count, WithGradients gradie
     views.push_back({section.salt, section.dim, section.count, nullptr, nullptr});
   }
   for (SectionView& view : views) EMBERY_RETURN_IF_ERROR(reader.View(view.count, view.keys));
-  if (gradients == WithGradients::kYes) {
+  if (gradients == WithGradients::kWith) {
     for (SectionView& view : views) {
       EMBERY_RETURN_IF_ERROR(reader.View(uint64_t{view.count} * view.dim, view.grads));
     }
@@ -183,7 +183,8 @@ Result<PullMessage> DecodePull(std::span<const std::byte> body) {
     return Malformed("its mode is " + std::to_string(raw.mode));
   }
   PullMessage message{{raw.routing_version, raw.now_s, static_cast<ReadMode>(raw.mode)}, {}};
-  EMBERY_RETURN_IF_ERROR(ReadSections(reader, raw.sections, WithGradients::kNo, message.sections));
+  EMBERY_RETURN_IF_ERROR(
+      ReadSections(reader, raw.sections, WithGradients::kWithout, message.sections));
   return message;
 }
 
@@ -199,7 +200,8 @@ Result<PushMessage> DecodePush(std::span<const std::byte> body) {
   PushMessage message{
       {raw.routing_version, raw.client, raw.sequence, raw.round, raw.rank, raw.world, raw.now_s},
       {}};
-  EMBERY_RETURN_IF_ERROR(ReadSections(reader, raw.sections, WithGradients::kYes, message.sections));
+  EMBERY_RETURN_IF_ERROR(
+      ReadSections(reader, raw.sections, WithGradients::kWith, message.sections));
   return message;
 }
 

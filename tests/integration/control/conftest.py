@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import shutil
 import subprocess
 import sys
 import threading
@@ -81,6 +82,8 @@ def start_coordinator(start: Callable[..., RunningRole]) -> Callable[..., tuple[
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return an authority, "cert" and "key" of a role from it, and "other_ca", a stranger."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the command openssl (Debian package openssl)")
     folder = tmp_path_factory.mktemp("tls")
     paths = {name: folder / f"{name}.pem" for name in ("ca", "other_ca", "cert", "key")}
 
