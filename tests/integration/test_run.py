@@ -169,6 +169,41 @@ def test_a_resumed_run_of_two_workers_ends_like_one_that_was_not_interrupted(
     assert resumed[1:] == whole[1:]
 
 
+MANUAL = (
+    TRAIN.partition("    trainer = em.Trainer")[0]
+    + """
+    from embery.worker.group import WorkerGroup
+    from embery.worker.together import joint_pushes
+
+    group = WorkerGroup.of_run()
+    group.begin_alike(model)
+    store.join_group(group.rank, group.world_size)
+    losses = []
+    for epoch in range(2):
+        batches = data.batches(epoch=epoch)
+        for share in em.prefetch(group.shares(batches), model.emb):
+            optimizer.zero_grad()
+            value = loss(model(share), share.label) * share.weight
+            value.backward()
+            losses += group.reduce(optimizer, [value.item()])
+            optimizer.step()
+            for push in joint_pushes([model.emb]):
+                push.apply()
+    print("RESULT", json.dumps(losses))
+"""
+)
+
+
+@pytest.mark.timeout(300)
+def test_a_loop_of_ones_own_takes_the_steps_of_the_trainer(script: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop.py").write_text(MANUAL)
+    one, two = results(embery_run("--workers", 2, "loop.py", "sync", cwd=tmp_path))
+    assert one == two
+    trained = results(embery_run("--workers", 2, script, "sync", cwd=tmp_path))[0]
+    by_epoch = [sum(one[:12]) / 12, sum(one[12:]) / 12]
+    assert by_epoch == [record["train/loss"] for record in trained[0]]
+
+
 ALONE_THEN_TOGETHER = """
 import numpy as np, embery as em
 from embery.worker.group import WorkerGroup
