@@ -111,7 +111,7 @@ uint32_t Service::CountMoved(uint64_t version, const std::vector<SectionView>& s
   for (const SectionView& section : sections) {
     for (uint32_t i = 0; i < section.count; ++i) {
       const uint32_t slot = SlotOf(MixKey(section.salt, section.keys[i]));
-      moved += !routing_.owned[slot] || version < routing_.changed_at[slot] ? 1 : 0;
+      if (!routing_.owned[slot] || version < routing_.changed_at[slot]) ++moved;
     }
   }
   return moved;
