@@ -1,6 +1,7 @@
 #include "server/push_groups.h"
 
 #include <algorithm>
+#include <iterator>
 #include <string>
 #include <utility>
 
@@ -8,6 +9,22 @@ namespace embery {
 
 void PushGroups::MoveOut(Groups::node_type group, std::vector<Contribution>& to) {
   for (auto& [rank, contribution] : group.mapped().by_rank) to.push_back(std::move(contribution));
+}
+
+void PushGroups::DropAbandoned(std::vector<Contribution>& to) {
+  for (auto group = groups_.begin(); group != groups_.end();) {
+    auto& by_rank = group->second.by_rank;
+    for (auto it = by_rank.begin(); it != by_rank.end();) {
+      const auto& abandoned = it->second.request.abandoned;
+      if (abandoned == nullptr || !abandoned->load()) {
+        ++it;
+        continue;
+      }
+      to.push_back(std::move(it->second));
+      it = by_rank.erase(it);
+    }
+    group = by_rank.empty() ? groups_.erase(group) : std::next(group);
+  }
 }
 
 void PushGroups::GiveUpBefore(uint64_t round, uint32_t rank, std::vector<Contribution>& to) {
@@ -22,6 +39,7 @@ PushGroups::Outcome PushGroups::Add(Contribution contribution) {
   Outcome outcome;
   const PushHead head = contribution.message.head;
   const MutexLock lock(mutex_);
+  DropAbandoned(outcome.given_up);
   Group& group = groups_.try_emplace(head.round, Group{head.world, {}}).first->second;
   const auto earlier = group.by_rank.find(head.rank);
   const bool taken =

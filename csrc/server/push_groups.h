@@ -33,8 +33,9 @@ class PushGroups {
     std::vector<Contribution> refused;
   };
 
-  // A rank that pushes a round has given up the unfinished rounds before it, and an earlier push of
-  // the same round by the same client is a try that this one replaces.
+  // A rank that pushes a round has given up the unfinished rounds before it; an earlier push of the
+  // same round by the same client is a try that this one replaces; and a push whose sender no
+  // longer waits is dropped.
   Outcome Add(Contribution contribution) EXCLUDES(mutex_);
 
   // All that waits, for a server that stops.
@@ -48,6 +49,7 @@ class PushGroups {
   using Groups = std::map<uint64_t, Group>;
 
   static void MoveOut(Groups::node_type group, std::vector<Contribution>& to);
+  void DropAbandoned(std::vector<Contribution>& to) REQUIRES(mutex_);
   void GiveUpBefore(uint64_t round, uint32_t rank, std::vector<Contribution>& to) REQUIRES(mutex_);
 
   Mutex mutex_;

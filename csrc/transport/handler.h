@@ -4,9 +4,11 @@
 // reply owns its bytes.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -19,6 +21,8 @@ namespace embery {
 struct Request {
   FrameHeader header;
   Body body;
+  // Set once nobody waits for the reply any more; null if the transport cannot tell.
+  std::shared_ptr<const std::atomic<bool>> abandoned = nullptr;
 };
 
 // A frame in two pieces, so that rows are sent from where they were pulled to.

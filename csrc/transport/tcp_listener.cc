@@ -158,6 +158,7 @@ void TcpListener::Arm(Peer& peer, uint32_t events) {
 
 void TcpListener::Close(Peer& peer) {
   if (std::exchange(peer.closed, true)) return;
+  peer.gone->store(true);
   epoll_ctl(epoll_.fd(), EPOLL_CTL_DEL, peer.socket.fd(), nullptr);
   shutdown(peer.socket.fd(), SHUT_RDWR);
   stats_.connections.fetch_sub(1, std::memory_order_relaxed);  // A counter orders nothing.
@@ -216,7 +217,7 @@ void TcpListener::Serve(const std::shared_ptr<Peer>& peer) {
       case Progress::kComplete:
         break;
     }
-    request = {peer->request, std::move(peer->body)};
+    request = {peer->request, std::move(peer->body), peer->gone};
     peer->header_got = 0;
     peer->handling = true;
     greeted = peer->greeted;

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -48,6 +49,7 @@ class TcpListener final : public Listener {
   struct Peer {
     Id id = 0;
     Socket socket;
+    const std::shared_ptr<std::atomic<bool>> gone = std::make_shared<std::atomic<bool>>(false);
     Mutex mutex;
     bool greeted GUARDED_BY(mutex) = false;
     bool closed GUARDED_BY(mutex) = false;

@@ -144,3 +144,16 @@ def test_a_rank_that_does_not_come_exceeds_the_deadline_of_the_others(pushing: A
     push(plane.client(2), 5, 1).result(30)
     again.result(30)
     assert list(plane.rows("item")) == [7]
+
+
+@pytest.mark.parametrize("transport", ["tcp"], indirect=False)
+def test_another_worker_may_take_the_rank_of_one_that_is_gone(pushing: Any) -> None:
+    plane, push = pushing
+    with pytest.raises(em.DeadlineExceeded):
+        push(plane.client(1), 5, 0, timeout_s=0.05).result(30)
+    while plane.servers[0].stats()["connections"] > 0:
+        pass  # The pytest timeout ends this if it never comes true.
+    first, second = push(plane.client(3), 5, 0), push(plane.client(2), 5, 1)
+    first.result(30)
+    second.result(30)
+    assert list(plane.rows("item")) == [7]
