@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -255,27 +255,29 @@ class ClusterStore(RowStore):
         self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32], now_s: int
     ) -> None:
         salts, dims = self._columns(tables)
-        sequence, number = next(self._sequence), next(self._rounds)
-        refused = [np.zeros(len(k), np.uint8) for k in keys]
-        for left_s in self._attempts("push"):
-            if not self._client.push(
-                salts,
-                dims,
-                keys,
-                grads,
-                sequence=sequence,
-                round=number,
-                rank=self._rank,
-                world=self._world,
-                now_s=now_s,
-                timeout_s=left_s,
-                refused=refused,
-            ):
-                return
-            again = [np.flatnonzero(r) for r in refused]
-            keys = [k[i] for k, i in zip(keys, again, strict=True)]
-            grads = [g[i] for g, i in zip(grads, again, strict=True)]
+        # One round at a time: a server takes a later round for the end of an earlier one.
+        with self._round_lock if self._world > 1 else nullcontext():
+            sequence, number = next(self._sequence), next(self._rounds)
             refused = [np.zeros(len(k), np.uint8) for k in keys]
+            for left_s in self._attempts("push"):
+                if not self._client.push(
+                    salts,
+                    dims,
+                    keys,
+                    grads,
+                    sequence=sequence,
+                    round=number,
+                    rank=self._rank,
+                    world=self._world,
+                    now_s=now_s,
+                    timeout_s=left_s,
+                    refused=refused,
+                ):
+                    return
+                again = [np.flatnonzero(r) for r in refused]
+                keys = [k[i] for k, i in zip(keys, again, strict=True)]
+                grads = [g[i] for g, i in zip(grads, again, strict=True)]
+                refused = [np.zeros(len(k), np.uint8) for k in keys]
 
     def deletions(self, table: str) -> int:
         """See `Store.deletions`."""
