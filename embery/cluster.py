@@ -111,6 +111,7 @@ class ClusterStore(RowStore):
         self._sequence = itertools.count(1)
         self._rank, self._world, self._rounds = 0, 1, itertools.count(1)
         self._routing_version = 0
+        self._round_lock = threading.Lock()
         try:
             incarnation = uuid.uuid4().hex
             grant = self._coordinator.register_worker(incarnation=incarnation)
