@@ -27,11 +27,10 @@ py::array_t<float> EmptyRows(py::ssize_t count, py::ssize_t dim) {
   auto region = std::make_unique<Region>(Pool().Take(bytes));
   if (!*region) throw std::bad_alloc();
   auto* data = reinterpret_cast<float*>(region->data());
-  const py::capsule owner(region.get(), [](void* owned) {
+  const py::capsule owner(region.release(), [](void* owned) {
     const std::unique_ptr<Region> back(static_cast<Region*>(owned));
     Pool().Return(std::move(*back));
   });
-  (void)region.release();  // The capsule owns it now.
   return py::array_t<float>({count, dim}, data, owner);
 }
 

@@ -116,6 +116,8 @@ void Shards::GatherGradients(const Kernels& kernels, std::span<const float* cons
     size_t ahead = 0;
     for (size_t d = 0; d < table.distinct.size(); ++d) {
       const uint32_t begin = d == 0 ? 0 : ends[d - 1];
+      // The analyzer takes `distinct` for so large that the size of `ends` overflows.
+      // NOLINTNEXTLINE(clang-analyzer-security.ArrayBound)
       for (; ahead < std::min<size_t>(table.count, ends[d] + kRowsAhead); ++ahead) {
         PrefetchBytes(grads[t] + occurrences[ahead] * dim, dim * sizeof(float));
       }

@@ -232,8 +232,8 @@ void Service::Push(Request request, Done done) {
   }
   if (reply.has_value()) return done(std::move(*reply));
   PushGroups::Outcome outcome = groups_.Add({std::move(request), std::move(push), std::move(done)});
-  FailAll(std::move(outcome.refused), outcome.refusal);
-  FailAll(std::move(outcome.given_up),
+  FailAll(outcome.refused, outcome.refusal);
+  FailAll(outcome.given_up,
           Status(StatusCode::kUnavailable, "a worker of this push's group went on without it"));
   if (!outcome.complete.empty()) ApplyGroup(std::move(outcome.complete));
 }
@@ -258,8 +258,8 @@ void Service::ApplyGroup(std::vector<Contribution> group) {
   for (size_t i = 0; i < group.size(); ++i) group[i].done(std::move(replies[i]));
 }
 
-void Service::FailAll(std::vector<Contribution> contributions, const Status& status) {
-  for (Contribution& part : contributions) {
+void Service::FailAll(const std::vector<Contribution>& contributions, const Status& status) {
+  for (const Contribution& part : contributions) {
     part.done(StatusReply(part.request.header.request, status));
   }
 }

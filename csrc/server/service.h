@@ -79,7 +79,8 @@ class Service final : public Handler {
   void Push(Request request, Done done) EXCLUDES(gate_);
   Status Apply(const std::vector<SectionView>& sections, uint32_t now_s) REQUIRES_SHARED(gate_);
   void ApplyGroup(std::vector<Contribution> group) EXCLUDES(gate_);
-  void FailAll(std::vector<Contribution> contributions, const Status& status) EXCLUDES(gate_);
+  void FailAll(const std::vector<Contribution>& contributions, const Status& status)
+      EXCLUDES(gate_);
 
   Store& store_;
   BodyPool& pool_;

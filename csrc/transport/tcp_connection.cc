@@ -114,7 +114,7 @@ class TcpConnection final : public Connection {
 
 class TcpConnector final : public Connector {
  public:
-  TcpConnector(TcpAddress address, uint64_t client, std::string secret)
+  TcpConnector(TcpAddress address, uint64_t client, const std::string& secret)
       : address_(std::move(address)),
         hello_(EncodeHello(client, secret)),
         name_("server " + std::to_string(address_.server) + " at " + address_.host + ":" +
@@ -199,8 +199,8 @@ class TcpConnector final : public Connector {
 }  // namespace
 
 std::unique_ptr<Connector> MakeTcpConnector(const TcpAddress& address, uint64_t client,
-                                            std::string secret) {
-  return std::make_unique<TcpConnector>(address, client, std::move(secret));
+                                            const std::string& secret) {
+  return std::make_unique<TcpConnector>(address, client, secret);
 }
 
 }  // namespace embery

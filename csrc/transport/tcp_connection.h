@@ -20,6 +20,6 @@ struct TcpAddress {
 };
 
 std::unique_ptr<Connector> MakeTcpConnector(const TcpAddress& address, uint64_t client,
-                                            std::string secret);
+                                            const std::string& secret);
 
 }  // namespace embery

@@ -57,7 +57,7 @@ class TcpListener final : public Listener {
     bool handling GUARDED_BY(mutex) = false;
     std::array<std::byte, kHeaderBytes> header GUARDED_BY(mutex);
     size_t header_got GUARDED_BY(mutex) = 0;
-    FrameHeader request GUARDED_BY(mutex){};
+    FrameHeader request GUARDED_BY(mutex){FrameType::kHello, 0, 0};
     Body body GUARDED_BY(mutex);
     size_t body_got GUARDED_BY(mutex) = 0;
     Reply reply GUARDED_BY(mutex);
