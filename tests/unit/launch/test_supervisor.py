@@ -178,13 +178,16 @@ def test_a_role_that_ignores_sigterm_is_killed_after_the_grace_period() -> None:
 
 
 def test_what_a_role_leaves_behind_ends_with_it() -> None:
-    program = WITH_CHILD.replace(FOREVER.replace("\n", "\n    "), "")
-    role = python("worker 0", program, ready="pids ")
+    told = "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: exit(0))\n"
+    role = python("worker 0", told + textwrap.dedent(WITH_CHILD), ready="pids ")
     with supervising("worker 0") as supervisor:
         supervisor.start([role])
         (line,) = supervisor.wait_ready([role], timeout_s=20)
+        pid, child = map(int, line.split()[1:])
+        # Not before it was ready, which would be a failure.
+        os.kill(pid, signal.SIGUSR1)
         supervisor.wait_finished([role])
-        wait_gone([int(line.split()[2])])
+        wait_gone([child])
 
 
 def test_a_program_that_is_not_there_is_said() -> None:
