@@ -16,10 +16,11 @@ from dataclasses import replace
 from embery.coordinator.database import Database
 from embery.coordinator.decisions import expire, place
 from embery.coordinator.state import ClusterOptions, ClusterState, Server, Worker
-from embery.errors import DeadlineExceeded, EmberyError, SchemaMismatch, Unavailable
+from embery.errors import DeadlineExceeded, EmberyError, Unavailable
 from embery.observability.logs import facts
 from embery.rpc.client import ServerClient
 from embery.rpc.records import Routing, table_from_json
+from embery.table import require_same
 
 log = logging.getLogger(__name__)
 
@@ -263,11 +264,8 @@ class Cluster:
                     self._database.add_table(table.name, definition)
                     tables = {**self._state.tables, table.name: definition}
                     self._state = replace(self._state, tables=tables)
-                elif known != definition:
-                    raise SchemaMismatch(
-                        f"table {table.name!r} exists with the definition {known}, got "
-                        f"{definition}; use the same definition, or another name"
-                    )
+                else:
+                    require_same(table_from_json(known), table)
             # Told again even if it is known: the one who created it may have failed half way.
             for server in self.routing().servers.values():
                 # Also one that a coordinator which was started again has not heard of yet.

@@ -59,10 +59,7 @@ class Database:
             self._connection.execute("PRAGMA synchronous=FULL")
             self._prepare()
         except sqlite3.OperationalError as error:
-            raise Unavailable(
-                f"--state {path}: {error}; is the folder there, with room and no other "
-                "coordinator using it?"
-            ) from None
+            raise self._unavailable(error) from None
         except sqlite3.DatabaseError as error:
             raise InvalidArgument(
                 f"--state {path}: not the state of a coordinator ({error}); name another file"
@@ -99,10 +96,13 @@ class Database:
                     self._connection.execute("ROLLBACK")
                 raise
         except sqlite3.OperationalError as error:
-            raise Unavailable(
-                f"--state {self._path}: {error}; is the folder there, with room and no other "
-                "coordinator using it?"
-            ) from None
+            raise self._unavailable(error) from None
+
+    def _unavailable(self, error: sqlite3.OperationalError) -> Unavailable:
+        return Unavailable(
+            f"--state {self._path}: {error}; is the folder there, with room and no other "
+            "coordinator using it?"
+        )
 
     def load(self, now_s: float) -> ClusterState:
         """Return the state as of the last change; nobody was heard of since before `now_s`."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import get_args
 
 from embery.coordinator.cluster import Cluster
+from embery.coordinator.state import WorkerState
 from embery.observability.metrics import Sample
-
-_SERVER_STATES = ("joining", "live", "lost", "left")
-_WORKER_STATES = ("registered", "live", "lost", "left")
+from embery.rpc.records import ServerState
 
 
 def samples(cluster: Cluster) -> Iterator[Sample]:
@@ -23,8 +23,8 @@ def samples(cluster: Cluster) -> Iterator[Sample]:
     expected = cluster.options.expect_servers
     yield Sample("gauge", "servers_expected", "Servers that slots are placed on.", expected)
     servers: Counter[str] = Counter(server.state for server in state.servers.values())
-    for name in _SERVER_STATES:
+    for name in get_args(ServerState):
         yield Sample("gauge", "servers", "Servers by state.", servers[name], {"state": name})
     workers: Counter[str] = Counter(worker.state for worker in state.workers.values())
-    for name in _WORKER_STATES:
+    for name in get_args(WorkerState):
         yield Sample("gauge", "workers", "Workers by state.", workers[name], {"state": name})

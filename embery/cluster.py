@@ -20,62 +20,21 @@ from numpy.typing import NDArray
 from embery import _native, checkpoint
 from embery.checkpoint import Checkpoint
 from embery.cluster_tables import ClusterTable
-from embery.errors import (
-    DeadlineExceeded,
-    EmberyError,
-    InvalidArgument,
-    SchemaMismatch,
-    Unavailable,
-)
-from embery.row_store import PullMode, RowStore, difference, require_restorable
-from embery.rpc.client import CoordinatorClient, ServerClient
+from embery.errors import DeadlineExceeded, InvalidArgument, Unavailable
+from embery.row_store import PullMode, RowStore, require_restorable
+from embery.rpc.client import Beat, CoordinatorClient, ServerClient
 from embery.rpc.credentials import Credentials
-from embery.rpc.records import Routing
+from embery.rpc.heartbeat import Heartbeat
+from embery.rpc.records import Routing, table_from_json
+from embery.rpc.transports import TRANSPORT_VARIABLE, TRANSPORTS
 from embery.store import F32, U64
-from embery.table import Table
+from embery.table import Table, require_same
 from embery.validation import require_int
 
 log = logging.getLogger("embery.cluster")
 
-TRANSPORT_VARIABLE = "EMBERY_TRANSPORT"
-TRANSPORTS = ("auto", "tcp", "grpc")
-LEAVE_TIMEOUT_S = 1.0
 # Rows are held back for so long at most while they are saved or restored.
 FREEZE_SECONDS = 3600.0
-
-
-class Heartbeat:
-    """Tells the coordinator that this worker is there, until stopped."""
-
-    def __init__(self, coordinator: CoordinatorClient, incarnation: str, every_s: float) -> None:
-        self._coordinator = coordinator
-        self._incarnation = incarnation
-        self._every_s = every_s
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="embery-heartbeat", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        silent = False
-        while not self._stopped.wait(self._every_s):
-            try:
-                if not self._coordinator.heartbeat(self._incarnation).known:
-                    self._coordinator.register_worker(incarnation=self._incarnation)
-                silent = False
-            except EmberyError as error:
-                # Rows go on without the coordinator; it is said once.
-                if not silent and not self._stopped.is_set():
-                    log.warning("the coordinator does not answer: %s", error)
-                silent = True
-
-    def stop(self) -> None:
-        """End the heartbeat and tell the coordinator that this worker leaves."""
-        self._stopped.set()
-        self._thread.join()
-        try:
-            self._coordinator.leave(self._incarnation, timeout_s=LEAVE_TIMEOUT_S)
-        except EmberyError as error:
-            log.info("left without telling the coordinator: %s", error)
 
 
 class ClusterStore(RowStore):
@@ -107,16 +66,19 @@ class ClusterStore(RowStore):
         self._coordinator = CoordinatorClient(url, credentials, timeout_s)
         self._servers: dict[int, ServerClient] = {}
         self._transports: dict[int, str] = {}
+        self._incarnation = uuid.uuid4().hex
         self._heartbeat: Heartbeat | None = None
         self._sequence = itertools.count(1)
         self._rank, self._world, self._rounds = 0, 1, itertools.count(1)
         self._routing_version = 0
         self._round_lock = threading.Lock()
         try:
-            incarnation = uuid.uuid4().hex
-            grant = self._coordinator.register_worker(incarnation=incarnation)
+            grant = self._coordinator.register_worker(incarnation=self._incarnation)
             self._client = _native.Client(grant.client)
-            self._heartbeat = Heartbeat(self._coordinator, incarnation, grant.heartbeat_s)
+            self._heartbeat = Heartbeat(
+                self._coordinator, self._incarnation, grant.heartbeat_s, self._answered
+            )
+            self._heartbeat.start()
             self._follow(self._coordinator.routing(0, timeout_s))
             self._refresh_tables()
         except BaseException:
@@ -127,6 +89,11 @@ class ClusterStore(RowStore):
     def url(self) -> str:
         """Return the address of the coordinator."""
         return self._url
+
+    def _answered(self, beat: Beat) -> None:
+        """Register again with a coordinator that does not know this worker."""
+        if not beat.known:
+            self._coordinator.register_worker(incarnation=self._incarnation)
 
     # -- routing ----------------------------------------------------------------------------------
 
@@ -188,9 +155,9 @@ class ClusterStore(RowStore):
             if table.name not in self._tables:
                 self._refresh_tables()
             known = self._tables.get(table.name)
-            if known is not None and known.to_dict() != table.to_dict():
-                raise SchemaMismatch(difference(known, table))
-            if known is None:
+            if known is not None:
+                require_same(known, table)
+            else:
                 self._coordinator.create_table(json.dumps(table.to_dict()))
                 self._tables[table.name] = table
 
@@ -203,7 +170,7 @@ class ClusterStore(RowStore):
 
     def _refresh_tables(self) -> None:
         for definition in self._coordinator.tables():
-            table = Table.from_dict(json.loads(definition))
+            table = table_from_json(definition)
             self._tables.setdefault(table.name, table)
 
     def _columns(self, tables: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -292,11 +259,11 @@ class ClusterStore(RowStore):
 
         Counters of a table are those of the embedded store; `step` is the highest of any server.
         """
-        self._require_open()
+        names = list(self.tables())
         tables: dict[str, dict[str, int]] = {}
         servers: dict[str, Any] = {}
         for number, server in sorted(self._servers.items()):
-            own = {name: server.table_stats(name) for name in self.tables()}
+            own = {name: server.table_stats(name) for name in names}
             servers[str(number)] = {
                 "address": server.address,
                 "transport": self._transports[number],

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embery.checkpoint.columns import SCALE_BYTES
+from embery.checkpoint.columns import value_bytes
 from embery.routing import SLOT_COUNT, slots_of
 from embery.rpc.client import ServerClient
 from embery.table import Table
@@ -19,7 +19,6 @@ State = dict[str, Any]
 Owners = NDArray[np.uint16]
 
 SLOT_SHIFT = np.uint64(64 - 12)  # A mixed key's slot is in its upper bits.
-_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 # Arrays of records that begin with a mixed key, by the uint64 of a record.
 _RECORDS = {"candidates": 3, "tombstones": 2}
 
@@ -45,9 +44,8 @@ class ClusterTable:
 
     @property
     def value_bytes(self) -> int:
-        """Return the bytes of a row's stored values, a multiple of four."""
-        items = self.table.dim * _ITEM_BYTES[self.table.dtype]
-        return -(-items // 4) * 4 + (SCALE_BYTES if self.table.dtype == "int8" else 0)
+        """Return the bytes of a row's stored values."""
+        return value_bytes(self.table.dtype, self.table.dim)
 
     @property
     def state_floats(self) -> int:
@@ -112,7 +110,7 @@ def joined(states: Sequence[State]) -> State:
         if name in _RECORDS:
             records = np.concatenate(arrays).reshape(-1, _RECORDS[name])
             order = np.argsort(records[:, 0], kind="stable")
-            result[name] = records[order].reshape(np.concatenate(arrays).shape)
+            result[name] = records[order].reshape(-1, *first.shape[1:])
         elif name == "slot_lsns":
             result[name] = np.max(arrays, axis=0)
         elif name == "groups":

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from embery import _native, checkpoint
 from embery.checkpoint import Checkpoint
-from embery.errors import InvalidArgument, SchemaMismatch
-from embery.row_store import PullMode, RowStore, difference, require_restorable
-from embery.rows import describe
+from embery.errors import InvalidArgument
+from embery.row_store import PullMode, RowStore, inspect_row, require_restorable
 from embery.store import F32, U64
-from embery.table import Table
+from embery.table import Table, require_same
 from embery.validation import require_int
 
 THREADS_MAX = 1024
@@ -58,9 +57,9 @@ class EmbeddedStore(RowStore):
         with self._lock:
             self._require_open()
             known = self._tables.get(table.name)
-            if known is not None and known.to_dict() != table.to_dict():
-                raise SchemaMismatch(difference(known, table))
-            if known is None:
+            if known is not None:
+                require_same(known, table)
+            else:
                 self._ids[table.name] = self._native.create_table(table.to_dict())
                 self._tables[table.name] = table
 
@@ -112,12 +111,7 @@ class EmbeddedStore(RowStore):
     def inspect(self, table: str, key: int) -> dict[str, Any] | None:
         """See `Store.inspect`."""
         require_int(f"inspect({table!r}): key", key, low=0, high=2**64 - 1)
-        keys = np.array([key], np.uint64)
-        columns = self._native.read_rows(self._id(table), keys)
-        if not columns["found"][0]:
-            return None
-        slot = int(_native.slots_of(table, keys)[0])
-        return {**describe(self._tables[table], columns, 0), "slot": slot}
+        return inspect_row(self._native, self._id(table), self._tables[table], key)
 
     def evict(self, table: str) -> int:
         """See `Store.evict`."""

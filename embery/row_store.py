@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from embery import _native
 from embery.arrays import as_keys, as_out, as_rows
 from embery.errors import InvalidArgument, SchemaMismatch, TableNotFound, Unavailable
+from embery.rows import describe
 from embery.store import F32, U64, PushWatcher, Store
-from embery.table import Table
+from embery.table import Table, require_same
 
 PullMode = Literal["train", "eval"]
 
@@ -197,20 +198,6 @@ class RowStore(Store):
             executor.shutdown(wait=True)
 
 
-def difference(known: Table, wanted: Table) -> str:
-    """Say in which fields two definitions of a table differ, and what to do."""
-    old, new = known.to_dict(), wanted.to_dict()
-    fields = [
-        f"{field}: it has {old[field]!r}, this one {new[field]!r}"
-        for field in old
-        if old[field] != new[field]
-    ]
-    return (
-        f"table {known.name!r} exists with another definition ({'; '.join(fields)}); "
-        "use the same definition, or another name"
-    )
-
-
 def require_restorable(
     path: str, wanted: Mapping[str, Table], present: Mapping[str, Table]
 ) -> None:
@@ -222,5 +209,16 @@ def require_restorable(
             "with its own tables"
         )
     for name, table in wanted.items():
-        if name in present and present[name].to_dict() != table.to_dict():
-            raise SchemaMismatch(f"{path}: {difference(present[name], table)}")
+        if name in present:
+            require_same(present[name], table, where=f"{path}: ")
+
+
+def inspect_row(
+    store: _native.Store, table_id: int, table: Table, key: int
+) -> dict[str, Any] | None:
+    """Return all there is to know of one row of a native store; None if it does not exist."""
+    keys = np.array([key], np.uint64)
+    columns = store.read_rows(table_id, keys)
+    if not columns["found"][0]:
+        return None
+    return {**describe(table, columns, 0), "slot": int(_native.slots_of(table.name, keys)[0])}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from embery import init, optim
-from embery.errors import InvalidArgument
+from embery.errors import InvalidArgument, SchemaMismatch
 from embery.validation import require_int, require_range
 
 DIM_MAX = 4096
@@ -194,6 +194,21 @@ class Table:
             )
         except (KeyError, TypeError) as error:
             raise InvalidArgument(f"not the definition of a table: {error!r}") from error
+
+
+def require_same(known: Table, wanted: Table, *, where: str = "") -> None:
+    """Raise `SchemaMismatch`, its message beginning with `where`, if two definitions differ."""
+    old, new = known.to_dict(), wanted.to_dict()
+    fields = [
+        f"{field}: it has {old[field]!r}, this one {new[field]!r}"
+        for field in old
+        if old[field] != new[field]
+    ]
+    if fields:
+        raise SchemaMismatch(
+            f"{where}table {known.name!r} exists with another definition ({'; '.join(fields)}); "
+            "use the same definition, or another name"
+        )
 
 
 def _utf8_bytes(name: str) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,8 +25,9 @@ from embery.rpc.address import (
     is_wildcard,
     join_address,
 )
-from embery.rpc.client import CoordinatorClient, ServerGrant
+from embery.rpc.client import Beat, CoordinatorClient, ServerGrant
 from embery.rpc.credentials import Credentials, require_protected
+from embery.rpc.heartbeat import Heartbeat
 from embery.rpc.serving import RpcServer
 from embery.rpc.v1.server_pb2_grpc import add_ServerServicer_to_server
 from embery.validation import require_int
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 THREADS_MAX = 1024
-HEARTBEAT_TIMEOUT_S = 1.0
-LEAVE_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,6 @@ class ParameterServer:
         grant = self._register()
         self._cluster_id = grant.cluster_id
         self.number = grant.number
-        self._heartbeat_s = grant.heartbeat_s
         threads = options.threads or len(os.sched_getaffinity(0))
         self._tables = ServedTables(grant.number, grant.secret, threads)
         self.data = self._listen(options)
@@ -97,8 +94,9 @@ class ParameterServer:
         add_ServerServicer_to_server(  # type: ignore[no-untyped-call]
             ServerService(grant.number, self._tables, self.data, grant.secret), self._rpc.grpc
         )
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="embery-heartbeat", daemon=True)
+        self._heartbeat = Heartbeat(
+            self._coordinator, self._incarnation, grant.heartbeat_s, self._answered
+        )
 
     @property
     def address(self) -> str:
@@ -119,7 +117,7 @@ class ParameterServer:
         except EmberyError:
             self._stop()
             raise
-        self._thread.start()
+        self._heartbeat.start()
         return self
 
     def __exit__(
@@ -129,12 +127,7 @@ class ParameterServer:
         trace: TracebackType | None,
     ) -> None:
         """Leave the cluster and stop; the rows are gone."""
-        self._stopping.set()
-        self._thread.join(2 * HEARTBEAT_TIMEOUT_S)
-        try:
-            self._coordinator.leave(self._incarnation, timeout_s=LEAVE_TIMEOUT_S)
-        except EmberyError as gone:
-            log.info("left without saying so: %s", gone)
+        self._heartbeat.stop()
         self._stop()
 
     def _stop(self) -> None:
@@ -165,19 +158,8 @@ class ParameterServer:
         if grant.routing.version:
             self._tables.follow(grant.routing)
 
-    def _beat(self) -> None:
-        """Send heartbeats until the end, whatever happens to one."""
-        silent = False
-        while not self._stopping.wait(self._heartbeat_s):
-            try:
-                beat = self._coordinator.heartbeat(self._incarnation, timeout_s=HEARTBEAT_TIMEOUT_S)
-                known = (self._tables.routing_version, self._tables.count)
-                if not beat.known or (beat.routing_version, beat.table_count) != known:
-                    self._learn(self._register())
-                if silent:
-                    log.warning("the coordinator answers again")
-                silent = False
-            except Exception as error:
-                if not silent:
-                    log.warning("no heartbeat; rows are served on: %s", error)
-                silent = True
+    def _answered(self, beat: Beat) -> None:
+        """Catch up with a coordinator that knows more than this server, or not this server."""
+        known = (self._tables.routing_version, self._tables.count)
+        if not beat.known or (beat.routing_version, beat.table_count) != known:
+            self._learn(self._register())

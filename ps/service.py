@@ -13,10 +13,10 @@ from embery.ps.tables import ServedTables
 from embery.rpc.client import DATA_VERSIONS, chunks
 from embery.rpc.records import routing_from
 from embery.rpc.serving import answering, require_frame_size, streaming
+from embery.rpc.transports import TRANSPORTS
 from embery.rpc.v1 import server_pb2 as s
 
 FRAME_BYTES_MAX = 1 << 30
-TRANSPORTS = ("auto", "tcp", "grpc")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from typing import Any
 
-import numpy as np
-
 from embery import _native
-from embery.errors import SchemaMismatch, TableNotFound
-from embery.rows import describe
+from embery.errors import TableNotFound
+from embery.row_store import inspect_row
 from embery.rpc.records import Routing, table_from_json
-from embery.table import Table
+from embery.table import Table, require_same
 
 EVICTIONS_REMEMBERED = 1024
 
@@ -62,12 +59,7 @@ class ServedTables:
         with self._lock:
             known = self._tables.get(table.name)
             if known is not None:
-                if known[1].to_dict() != table.to_dict():
-                    raise SchemaMismatch(
-                        f"table {table.name!r} exists here with the definition "
-                        f"{json.dumps(known[1].to_dict())}, got {definition_json}; use the same "
-                        "definition, or another name"
-                    )
+                require_same(known[1], table)
                 return
             table_id = self.store.create_table(table.to_dict())
             self.native.add_table(_native.table_salt(table.name), table_id)
@@ -99,11 +91,7 @@ class ServedTables:
     def inspect(self, name: str, key: int) -> dict[str, Any] | None:
         """Return the row as `Store.inspect` does, or None if it does not exist."""
         table_id, table = self._find(name)
-        keys = np.array([key], np.uint64)
-        columns = self.store.read_rows(table_id, keys)
-        if not columns["found"][0]:
-            return None
-        return {**describe(table, columns, 0), "slot": int(_native.slots_of(name, keys)[0])}
+        return inspect_row(self.store, table_id, table, key)
 
     def evict(self, name: str, now_s: int, request_id: str) -> int:
         """Apply the table's eviction policy, once a request; return how many rows went."""

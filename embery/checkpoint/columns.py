@@ -23,6 +23,12 @@ SCALE_BYTES = 4
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 
+def value_bytes(dtype: str, dim: int) -> int:
+    """Return the bytes of the stored values of a row, a multiple of four."""
+    items = dim * _ITEM_BYTES[dtype]
+    return -(-items // 4) * 4 + (SCALE_BYTES if dtype == "int8" else 0)
+
+
 @dataclass(frozen=True, slots=True)
 class RowLayout:
     """How the rows of a table are laid out in columns."""
@@ -52,8 +58,7 @@ class RowLayout:
 
     def validate(self) -> None:
         """Raise `InvalidArgument` unless the widths fit the dtype and dim."""
-        items = self.dim * _ITEM_BYTES[self.dtype]
-        expected = -(-items // 4) * 4 + (SCALE_BYTES if self.dtype == "int8" else 0)
+        expected = value_bytes(self.dtype, self.dim)
         if self.value_bytes != expected or self.state_floats < 0:
             raise InvalidArgument(
                 f"table {self.table!r}: expected {expected} value bytes a row for dtype "

@@ -7,10 +7,11 @@ import sys
 
 from embery.cli.command import fail
 from embery.errors import InvalidArgument
-from embery.launch.cluster import TRANSPORTS, RunOptions, run_cluster
+from embery.launch.cluster import RunOptions, run_cluster
 from embery.launch.console import Console
 from embery.launch.local import LocalEngine
 from embery.launch.supervisor import RoleFailed, Supervisor
+from embery.rpc.transports import TRANSPORTS
 
 EXAMPLE = "embery run --ps 2 --workers 2 train.py --epochs 3"
 FAILED, MISUSED = 1, 2

@@ -12,7 +12,6 @@ from embery.errors import InvalidArgument
 
 RANK_VARIABLE = "EMBERY_RANK"
 WORLD_SIZE_VARIABLE = "EMBERY_WORLD_SIZE"
-TRANSPORT_VARIABLE = "EMBERY_TRANSPORT"
 WORKERS_MAX = 1024
 
 # A worker that lost another ends with this on its log: it is not the one that failed first.
