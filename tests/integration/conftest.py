@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+import pytest
+
+DEADLINE_S = 30.0
+
+
+class RunningRole:
+    """A role in a process of its own; its lines of standard output, and how it ends."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "embery.cli.main", *arguments],
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def line(self) -> str:
+        """Return its next line; fail if none comes in time."""
+        assert self.process.stdout is not None
+        ended = threading.Timer(DEADLINE_S, self.process.kill)
+        ended.start()
+        try:
+            line = self.process.stdout.readline().strip()
+        finally:
+            ended.cancel()
+        assert line, self.finish()
+        return line
+
+    def finish(self, number: signal.Signals | None = None) -> tuple[int, str]:
+        """Send a signal, if any, and return exit code and standard error."""
+        if number is not None:
+            self.process.send_signal(number)
+        _, errors = self.process.communicate(timeout=DEADLINE_S)
+        return self.process.returncode, errors
+
+    def stop(self) -> None:
+        """End it if it runs, as the end of a test must."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate(timeout=DEADLINE_S)
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[str]:
+    """Run a role; yield its first line, by which it is ready, and see that it ends cleanly."""
+    role = RunningRole(*arguments)
+    try:
+        line = role.line()
+        assert " ready " in line, line
+        yield line
+        assert role.finish(signal.SIGTERM)[0] == 0, f"{arguments[0]} did not end cleanly"
+    finally:
+        role.stop()
+
+
+@pytest.fixture(scope="session")
+def run_cluster() -> Callable[[int], AbstractContextManager[str]]:
+    """Return what runs a coordinator and so many servers, and yields the URL."""
+
+    @contextmanager
+    def run(servers: int) -> Iterator[str]:
+        with ExitStack() as roles:
+            ready = roles.enter_context(serving("coordinator", "--expect-ps", str(servers)))
+            url = ready.split()[-1]
+            for _ in range(servers):
+                roles.enter_context(serving("ps", "--coordinator", url))
+            yield url
+
+    return run
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., RunningRole]]:
+    """Return what starts `embery ARGUMENTS`; all of it is ended after the test."""
+    running: list[RunningRole] = []
+
+    def start_role(*arguments: str, **environment: str) -> RunningRole:
+        running.append(RunningRole(*arguments, **environment))
+        return running[-1]
+
+    yield start_role
+    for role in running:
+        role.stop()
+
+
+@pytest.fixture
+def start_coordinator(start: Callable[..., RunningRole]) -> Callable[..., tuple[RunningRole, str]]:
+    """Return what starts a coordinator and returns it with its URL."""
+
+    def start_one(*arguments: str) -> tuple[RunningRole, str]:
+        role = start("coordinator", *arguments)
+        line = role.line()
+        assert line.startswith("coordinator ready at embery://"), line
+        return role, line.removeprefix("coordinator ready at ")
+
+    return start_one
