@@ -231,13 +231,19 @@ def pull_one(client: Any, timeout_s: float) -> Any:
     return out
 
 
+def freeze(process: subprocess.Popen[str]) -> None:
+    """Stop a process; returns once it is, as the signal alone does not wait for that."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+
+
 def test_a_frozen_server_exceeds_the_deadline_and_serves_again_when_it_thaws(process: Any) -> None:
     server, port = process
     client = _native.Client(1)
     client.connect_tcp(6, "127.0.0.1", port, SECRET, 10.0)
     client.set_routing(1, np.full(4096, 6, np.uint16))
     assert np.array_equal(pull_one(client, 10.0), np.zeros((1, 4)))
-    os.kill(server.pid, signal.SIGSTOP)
+    freeze(server)
     try:
         with pytest.raises(em.DeadlineExceeded, match=f"server 6 at .*{port} did not answer"):
             pull_one(client, 0.05)
@@ -252,7 +258,7 @@ def test_a_killed_server_is_noticed_by_the_call_that_waits(process: Any) -> None
     client.connect_tcp(6, "127.0.0.1", port, SECRET, 10.0)
     client.set_routing(1, np.full(4096, 6, np.uint16))
     pull_one(client, 10.0)
-    os.kill(server.pid, signal.SIGSTOP)
+    freeze(server)
     killer = threading.Timer(0.05, server.kill)
     killer.start()
     with pytest.raises(em.Unavailable, match=f"server 6 at .*{port} closed the connection"):
