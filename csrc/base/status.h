@@ -69,6 +69,9 @@ class [[nodiscard]] Status {
   static Status ResourceExhausted(std::string message) {
     return {StatusCode::kResourceExhausted, std::move(message)};
   }
+  static Status Unavailable(std::string message) {
+    return {StatusCode::kUnavailable, std::move(message)};
+  }
   static Status Internal(std::string message) {
     return {StatusCode::kInternal, std::move(message)};
   }

@@ -7,6 +7,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,12 +31,29 @@ const T* ArrayData(const pybind11::array& array, const char* name) {
 }
 
 template <typename T>
+std::span<const T> View(const pybind11::array& array, const char* name) {
+  return {ArrayData<T>(array, name), static_cast<size_t>(array.size())};
+}
+
+template <typename T>
 T* MutableArrayData(const pybind11::array& array, const char* name) {
   const T* data = ArrayData<T>(array, name);
   if (!array.writeable()) {
     ThrowIfError(Status::InvalidArgument(std::string(name) + " must be writable"));
   }
   return const_cast<T*>(data);
+}
+
+// Requires rows of shape (count, dim); `what` names them in the error.
+inline void RequireRows(const pybind11::array& rows, size_t count, size_t dim,
+                        const std::string& what) {
+  if (rows.ndim() == 2 && rows.shape(0) == static_cast<pybind11::ssize_t>(count) &&
+      rows.shape(1) == static_cast<pybind11::ssize_t>(dim)) {
+    return;
+  }
+  ThrowIfError(Status::InvalidArgument(what + " must have shape (" + std::to_string(count) + ", " +
+                                       std::to_string(dim) + "), got " +
+                                       pybind11::str(rows.attr("shape")).cast<std::string>()));
 }
 
 template <typename T>

@@ -24,11 +24,6 @@ namespace {
 
 using Arrays = std::vector<py::array>;
 
-template <typename T>
-std::span<const T> View(const py::array& array, const char* name) {
-  return {ArrayData<T>(array, name), static_cast<size_t>(array.size())};
-}
-
 void RequireSize(const char* name, const py::array& array, size_t expected) {
   if (static_cast<size_t>(array.size()) == expected) return;
   ThrowIfError(Status::InvalidArgument(std::string(name) + " must have " +

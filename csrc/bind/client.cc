@@ -69,14 +69,7 @@ class CallArrays {
     RequireOneATable(rows, name);
     std::vector<const float*> data;
     for (size_t t = 0; t < tables_.size(); ++t) {
-      const auto count = static_cast<py::ssize_t>(tables_[t].keys.size());
-      if (rows[t].ndim() != 2 || rows[t].shape(0) != count ||
-          rows[t].shape(1) != static_cast<py::ssize_t>(tables_[t].dim)) {
-        ThrowIfError(Status::InvalidArgument(std::string(name) + " must have shape (" +
-                                             std::to_string(count) + ", " +
-                                             std::to_string(tables_[t].dim) + "), got " +
-                                             py::str(rows[t].attr("shape")).cast<std::string>()));
-      }
+      RequireRows(rows[t], tables_[t].keys.size(), tables_[t].dim, name);
       data.push_back(ArrayData<float>(rows[t], name));
     }
     return data;
@@ -216,8 +209,7 @@ void BindClient(py::module_& module) {
       .def(
           "set_routing",
           [](Client& client, uint64_t version, const py::array& owners) {
-            const uint16_t* data = ArrayData<uint16_t>(owners, "owners");
-            ThrowIfError(client.SetRouting(version, {data, static_cast<size_t>(owners.size())}));
+            ThrowIfError(client.SetRouting(version, View<uint16_t>(owners, "owners")));
           },
           py::arg("version"), py::arg("owners"))
       .def("pull", &Pull, py::arg("salts"), py::arg("dims"), py::arg("keys"), py::arg("out"),

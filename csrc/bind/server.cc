@@ -37,11 +37,6 @@ std::unique_ptr<Server> MakeServer(Store& store, ServerNumber number, const py::
   return std::make_unique<Server>(store, number, text, threads);
 }
 
-template <typename T>
-std::span<const T> View(const py::array& array, const char* name) {
-  return {ArrayData<T>(array, name), static_cast<size_t>(array.size())};
-}
-
 void SetServerRouting(Server& server, uint64_t version, const py::array& owners,
                       const py::array& changed_at) {
   const auto owners_view = View<uint16_t>(owners, "owners");

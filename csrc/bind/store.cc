@@ -38,14 +38,7 @@ Table& GetTable(Store& store, TableId id) {
 }
 
 void CheckRows(const Table& table, const py::array& rows, size_t count, const char* name) {
-  const auto dim = static_cast<py::ssize_t>(table.spec().dim);
-  if (rows.ndim() == 2 && rows.shape(0) == static_cast<py::ssize_t>(count) &&
-      rows.shape(1) == dim) {
-    return;
-  }
-  ThrowIfError(Status::InvalidArgument(
-      "table '" + table.spec().name + "': " + name + " must have shape (" + std::to_string(count) +
-      ", " + std::to_string(dim) + "), got " + py::str(rows.attr("shape")).cast<std::string>()));
+  RequireRows(rows, count, table.spec().dim, "table '" + table.spec().name + "': " + name);
 }
 
 void CheckLengths(const std::vector<TableId>& tables, const Arrays& keys, const Arrays& values) {

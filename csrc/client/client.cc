@@ -97,8 +97,8 @@ Result<std::shared_ptr<Client::Peer>> Client::FindPeer(uint16_t server) {
   const MutexLock lock(mutex_);
   const auto at = peers_.find(server);
   if (at != peers_.end()) return at->second;
-  return Status(StatusCode::kUnavailable,
-                "server " + std::to_string(server) + " owns slots and is not connected");
+  return Status::Unavailable("server " + std::to_string(server) +
+                             " owns slots and is not connected");
 }
 
 // ---- exchanges ----------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ Client::Stats Client::stats() {
 
 Result<size_t> Client::Pull(const PullCall& call) {
   const auto by = routing();
-  if (by == nullptr) return Status(StatusCode::kUnavailable, "pull: no routing was set yet");
+  if (by == nullptr) return Status::Unavailable("pull: no routing was set yet");
   EMBERY_RETURN_IF_ERROR(RequireSections(call.tables.size(), "pull"));
   const auto scratch = scratch_.Take();
   Shards& shards = scratch->shards;
@@ -308,7 +308,7 @@ Status Client::CheckRows(const std::vector<Exchange>& exchanges, const Shards& s
 
 Result<size_t> Client::Push(const PushCall& call) {
   const auto by = routing();
-  if (by == nullptr) return Status(StatusCode::kUnavailable, "push: no routing was set yet");
+  if (by == nullptr) return Status::Unavailable("push: no routing was set yet");
   EMBERY_RETURN_IF_ERROR(RequireSections(call.tables.size(), "push"));
   const auto scratch = scratch_.Take();
   Shards& shards = scratch->shards;

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <utility>
 
+#include "base/occurrences.h"
 #include "base/prefetch.h"
 
 namespace embery {
@@ -96,12 +97,9 @@ void Shards::GroupOccurrences(const Table& table) {
   uint32_t* occurrences = occurrences_.Reset(table.count);
   std::memset(ends, 0, (distinct + 1) * sizeof(*ends));
   for (size_t i = 0; i < table.count; ++i) ++ends[table.which[i]];
-  uint32_t start = 0;
-  for (size_t d = 0; d < distinct; ++d) start += std::exchange(ends[d], start);
-  // Each start moves to its end while the positions are laid down, in their order.
-  for (size_t i = 0; i < table.count; ++i) {
-    occurrences[ends[table.which[i]]++] = static_cast<uint32_t>(i);
-  }
+  GroupPositions(
+      {table.which.data(), table.count}, [](size_t i) { return static_cast<uint32_t>(i); },
+      {ends, distinct}, occurrences);
 }
 
 void Shards::GatherGradients(const Kernels& kernels, std::span<const float* const> grads,

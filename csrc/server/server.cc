@@ -17,7 +17,7 @@ constexpr std::chrono::minutes kGroupWaitMax{10};
 
 Result<uint16_t> Server::ListenTcp(const std::string& host, uint16_t port) {
   const MutexLock lock(mutex_);
-  if (stopped_) return Status(StatusCode::kUnavailable, "listen_tcp: the server was stopped");
+  if (stopped_) return Status::Unavailable("listen_tcp: the server was stopped");
   auto listener = TcpListener::Open({host, port, threads_}, service_, pool_, traffic_);
   if (!listener.ok()) return listener.status();
   const uint16_t bound = listener.value()->port();
@@ -30,7 +30,7 @@ Result<Reply> Server::Handle(std::span<const std::byte> frame) {
   if (!view.ok()) return view.status();
   {
     const MutexLock lock(mutex_);
-    if (stopped_) return Status(StatusCode::kUnavailable, "the server was stopped");
+    if (stopped_) return Status::Unavailable("the server was stopped");
   }
   Request request{view.value().header, Body::Take(pool_, view.value().body.size())};
   if (!view.value().body.empty()) {

@@ -6,12 +6,10 @@
 #include <string>
 #include <utility>
 
+#include "base/counter.h"
+
 namespace embery {
 namespace {
-
-void Count(std::atomic<uint64_t>& counter, uint64_t by) {
-  counter.fetch_add(by, std::memory_order_relaxed);  // A counter orders nothing.
-}
 
 uint64_t TotalKeys(const std::vector<SectionView>& sections) {
   uint64_t total = 0;
@@ -234,7 +232,7 @@ void Service::Push(Request request, Done done) {
   PushGroups::Outcome outcome = groups_.Add({std::move(request), std::move(push), std::move(done)});
   FailAll(outcome.refused, outcome.refusal);
   FailAll(outcome.given_up,
-          Status(StatusCode::kUnavailable, "a worker of this push's group went on without it"));
+          Status::Unavailable("a worker of this push's group went on without it"));
   if (!outcome.complete.empty()) ApplyGroup(std::move(outcome.complete));
 }
 
@@ -265,8 +263,7 @@ void Service::FailAll(const std::vector<Contribution>& contributions, const Stat
 }
 
 void Service::Stop() {
-  FailAll(groups_.TakeAll(),
-          Status(StatusCode::kUnavailable, "server " + std::to_string(number_) + " stops"));
+  FailAll(groups_.TakeAll(), Status::Unavailable("server " + std::to_string(number_) + " stops"));
 }
 
 }  // namespace embery

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "base/occurrences.h"
 #include "base/random.h"
 #include "optim/initializer.h"
 
@@ -104,10 +105,8 @@ size_t SlotGroup::GroupOccurrences(const GroupBatch& batch, GroupScratch& scratc
     which[i] = heads[at] - 1;
     ++ends[which[i]];
   }
-  uint32_t start = 0;
-  for (uint32_t d = 0; d < found; ++d) start += std::exchange(ends[d], start);
-  // Each start moves to its end while the positions are laid down, in their order.
-  for (size_t i = 0; i < count; ++i) occurrences[ends[which[i]]++] = batch.positions[i];
+  GroupPositions(
+      {which, count}, [&](size_t i) { return batch.positions[i]; }, {ends, found}, occurrences);
   return found;
 }
 

@@ -28,8 +28,8 @@ Result<std::vector<SocketAddress>> Resolve(const std::string& host, uint16_t por
   addrinfo* found = nullptr;
   const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
   if (error != 0) {
-    return Status(StatusCode::kUnavailable, "unknown host '" + host + "' (" + gai_strerror(error) +
-                                                "); give its name or address");
+    return Status::Unavailable("unknown host '" + host + "' (" + gai_strerror(error) +
+                               "); give its name or address");
   }
   std::vector<SocketAddress> addresses;
   for (const addrinfo* at = found; at != nullptr; at = at->ai_next) {

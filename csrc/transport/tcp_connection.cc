@@ -14,8 +14,6 @@
 namespace embery {
 namespace {
 
-Status Unavailable(const std::string& what) { return {StatusCode::kUnavailable, what}; }
-
 // Read at a time: what is read is used while the nearest caches still hold it.
 constexpr size_t kReadBytesMax = size_t{256} << 10;
 
@@ -76,8 +74,8 @@ class TcpConnection final : public Connection {
 
  private:
   Status Closed(int error) const {
-    return Unavailable(name_ + " closed the connection" +
-                       (error == 0 ? std::string() : " (" + ErrorText(error) + ")"));
+    return Status::Unavailable(name_ + " closed the connection" +
+                               (error == 0 ? std::string() : " (" + ErrorText(error) + ")"));
   }
 
   Result<bool> Pause(const Transfer& transfer) const {
@@ -124,8 +122,8 @@ class TcpConnector final : public Connector {
 
   Result<std::unique_ptr<Connection>> Open(Deadline deadline) override {
     const Result<std::vector<SocketAddress>> addresses = Resolve(address_.host, address_.port);
-    if (!addresses.ok()) return Unavailable(name_ + ": " + addresses.status().message());
-    Status failure = Unavailable(name_ + " has no address");
+    if (!addresses.ok()) return Status::Unavailable(name_ + ": " + addresses.status().message());
+    Status failure = Status::Unavailable(name_ + " has no address");
     for (const SocketAddress& to : addresses.value()) {
       Result<Socket> socket = ConnectTo(to, deadline);
       if (!socket.ok()) {
@@ -142,13 +140,13 @@ class TcpConnector final : public Connector {
  private:
   Result<Socket> ConnectTo(const SocketAddress& to, Deadline deadline) const {
     Socket made(socket(to.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-    if (!made) return Unavailable(name_ + ": no socket (" + ErrorText(errno) + ")");
+    if (!made) return Status::Unavailable(name_ + ": no socket (" + ErrorText(errno) + ")");
     const int on = 1;
     setsockopt(made.fd(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     if (!address_.bind.empty()) EMBERY_RETURN_IF_ERROR(BindLocally(made));
     if (connect(made.fd(), reinterpret_cast<const sockaddr*>(&to.storage), to.bytes) != 0 &&
         errno != EINPROGRESS) {
-      return Unavailable(name_ + " cannot be reached (" + ErrorText(errno) + ")");
+      return Status::Unavailable(name_ + " cannot be reached (" + ErrorText(errno) + ")");
     }
     const pollfd awaited{made.fd(), POLLOUT, 0};
     if (!WaitForAny({&awaited, 1}, deadline)) return TooLate();
@@ -156,7 +154,7 @@ class TcpConnector final : public Connector {
     socklen_t bytes = sizeof(error);
     getsockopt(made.fd(), SOL_SOCKET, SO_ERROR, &error, &bytes);
     if (error == 0) return made;
-    return Unavailable(name_ + " cannot be reached (" + ErrorText(error) + ")");
+    return Status::Unavailable(name_ + " cannot be reached (" + ErrorText(error) + ")");
   }
 
   Status BindLocally(const Socket& made) const {
@@ -166,8 +164,8 @@ class TcpConnector final : public Connector {
     if (bind(made.fd(), reinterpret_cast<const sockaddr*>(&from.storage), from.bytes) == 0) {
       return Status::Ok();
     }
-    return Unavailable("cannot connect from the local address " + address_.bind + " (" +
-                       ErrorText(errno) + ")");
+    return Status::Unavailable("cannot connect from the local address " + address_.bind + " (" +
+                               ErrorText(errno) + ")");
   }
 
   Status Greet(TcpConnection& connection, Deadline deadline) const {

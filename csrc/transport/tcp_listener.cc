@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "base/counter.h"
 #include "wire/messages.h"
 
 namespace embery {
@@ -17,12 +18,6 @@ constexpr int kBacklog = 1024;
 // What epoll says is ready, besides clients, whose ids come after.
 constexpr uint64_t kWakeId = 0;
 constexpr uint64_t kListeningId = 1;
-
-void Count(std::atomic<uint64_t>& counter, uint64_t by) {
-  counter.fetch_add(by, std::memory_order_relaxed);  // A counter orders nothing.
-}
-
-Status Unavailable(const std::string& what) { return {StatusCode::kUnavailable, what}; }
 
 uint16_t PortOf(int fd) {
   SocketAddress address;
@@ -48,17 +43,18 @@ Result<std::unique_ptr<TcpListener>> TcpListener::Open(const Options& options, H
 Status TcpListener::Bind(const Options& options) {
   const std::string where = "listen_tcp: " + options.host + ":" + std::to_string(options.port);
   const Result<std::vector<SocketAddress>> addresses = Resolve(options.host, options.port);
-  if (!addresses.ok()) return Unavailable(where + ": " + addresses.status().message());
+  if (!addresses.ok()) return Status::Unavailable(where + ": " + addresses.status().message());
   const SocketAddress& address = addresses.value().front();
   listening_ =
       Socket(socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!listening_) return Unavailable(where + ": no socket (" + ErrorText(errno) + ")");
+  if (!listening_) return Status::Unavailable(where + ": no socket (" + ErrorText(errno) + ")");
   const int on = 1;
   setsockopt(listening_.fd(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
   if (bind(listening_.fd(), reinterpret_cast<const sockaddr*>(&address.storage), address.bytes) !=
           0 ||
       listen(listening_.fd(), kBacklog) != 0) {
-    return Unavailable(where + ": " + ErrorText(errno) + "; choose another port, or 0 for any");
+    return Status::Unavailable(where + ": " + ErrorText(errno) +
+                               "; choose another port, or 0 for any");
   }
   port_ = PortOf(listening_.fd());
   return Status::Ok();
