@@ -91,15 +91,15 @@ void Shards::Plan(std::span<const TableKeys> tables, std::shared_ptr<const Clien
   }
 }
 
-void Shards::GroupOccurrences(const Table& table) {
-  const size_t distinct = table.distinct.size();
-  uint32_t* ends = ends_.Reset(distinct + 1);
+std::span<const uint32_t> Shards::GroupOccurrences(const Table& table) {
+  const std::span<uint32_t> ends(ends_.Reset(table.distinct.size()), table.distinct.size());
   uint32_t* occurrences = occurrences_.Reset(table.count);
-  std::memset(ends, 0, (distinct + 1) * sizeof(*ends));
+  std::fill(ends.begin(), ends.end(), 0u);
   for (size_t i = 0; i < table.count; ++i) ++ends[table.which[i]];
   GroupPositions(
-      {table.which.data(), table.count}, [](size_t i) { return static_cast<uint32_t>(i); },
-      {ends, distinct}, occurrences);
+      {table.which.data(), table.count}, [](size_t i) { return static_cast<uint32_t>(i); }, ends,
+      occurrences);
+  return ends;
 }
 
 void Shards::GatherGradients(const Kernels& kernels, std::span<const float* const> grads,
@@ -108,25 +108,18 @@ void Shards::GatherGradients(const Kernels& kernels, std::span<const float* cons
   for (size_t t = 0; t < tables_.size(); ++t) {
     const Table& table = tables_[t];
     const size_t dim = table.dim;
-    GroupOccurrences(table);
-    const uint32_t* ends = ends_.data();
+    const std::span<const uint32_t> ends = GroupOccurrences(table);
     const uint32_t* occurrences = occurrences_.data();
     size_t ahead = 0;
-    for (size_t d = 0; d < table.distinct.size(); ++d) {
+    for (size_t d = 0; d < ends.size(); ++d) {
       const uint32_t begin = d == 0 ? 0 : ends[d - 1];
-      // The analyzer takes `distinct` for so large that the size of `ends` overflows.
-      // NOLINTNEXTLINE(clang-analyzer-security.ArrayBound)
       for (; ahead < std::min<size_t>(table.count, ends[d] + kRowsAhead); ++ahead) {
         PrefetchBytes(grads[t] + occurrences[ahead] * dim, dim * sizeof(float));
       }
       const Place place = table.places[d];
       const uint64_t at = table.first_float[place.shard] + place.row * dim;
-      float* sum = to[place.shard] + at;
-      if (ends[d] - begin == 1) {
-        std::memcpy(sum, grads[t] + occurrences[begin] * dim, dim * sizeof(float));
-      } else {
-        kernels.sum_rows(grads[t], occurrences + begin, ends[d] - begin, table.dim, sum);
-      }
+      kernels.sum_rows(grads[t], occurrences + begin, ends[d] - begin, table.dim,
+                       to[place.shard] + at);
       floats[place.shard] = at + dim;
       if (d % kRowsPerReport == kRowsPerReport - 1) progressed(floats);
     }

@@ -98,7 +98,8 @@ class Shards {
 
   bool HasKeys(std::span<const TableKeys> tables) const;
   void FindDistinct(const TableKeys& keys, Repeats repeats, Table& table);
-  void GroupOccurrences(const Table& table);
+  // Fills occurrences_; returns where each distinct key's end there, until the next call.
+  std::span<const uint32_t> GroupOccurrences(const Table& table);
   void ShareOut(const TableKeys& keys, const ClientRouting& routing, Table& table);
 
   std::vector<Table> tables_;
