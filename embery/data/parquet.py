@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+import pyarrow as pa
 import pyarrow.dataset as pads
 from pyarrow import fs as pafs
 
 from embery.data.block import Block, concatenate
 from embery.data.convert import block_of
 from embery.data.files import PathLike, reading, resolve
+from embery.data.partitions import Partition, Partitions
 from embery.data.reading import SHUFFLE_ROWS, BlockDataset, Task
 from embery.data.schema import Schema
 from embery.errors import InvalidArgument
@@ -26,6 +28,7 @@ class _RowGroup:
     """A row group: what is read, and skipped, as a whole."""
 
     fragment: pads.ParquetFileFragment
+    partition: Partition
     where: str
     rows: int
 
@@ -38,7 +41,9 @@ class Parquet(BlockDataset):
 
     Args:
         paths: a file, a folder, a glob, a URI (s3://, gs://, file://, ...), or several.
-        schema: the columns to read and what they mean.
+        schema: the columns to read and what they mean. A column that the files lack may be a Hive
+            partition, a folder NAME=VALUE of their paths: int64 if all values are integers, else
+            strings; `__HIVE_DEFAULT_PARTITION__` is a null.
         batch_size: rows of a batch.
         shuffle: read the row groups in a random order and shuffle the rows within windows of
             `shuffle_rows`, both anew every epoch. Row groups smaller than the window mix best.
@@ -96,11 +101,13 @@ class Parquet(BlockDataset):
 
 def _read_group(group: _RowGroup, schema: Schema, skip: int) -> Block:
     with reading(group.where):
-        table = group.fragment.to_table(columns=schema.columns)
+        names = [name for name in schema.columns if name not in group.partition.values]
+        table = group.fragment.to_table(columns=names)
     if table.num_rows != group.rows:
         raise InvalidArgument(
             f"{group.where}: has {table.num_rows} rows, but the footer says {group.rows}"
         )
+    table = group.partition.add_to(table)
     blocks = []
     row = skip
     for records in table.slice(skip).to_batches():
@@ -111,20 +118,24 @@ def _read_group(group: _RowGroup, schema: Schema, skip: int) -> Block:
 
 def _row_groups(home: pafs.FileSystem, files: list[str], schema: Schema) -> list[_RowGroup]:
     """Read the footers of all files; return their row groups that have rows, in order."""
-    inspect = partial(_inspect, home=home, schema=schema)
+    partitions = Partitions(files, schema.columns)
+    inspect = partial(_inspect, home=home, schema=schema, partitions=partitions)
     with ThreadPoolExecutor(_FOOTER_THREADS, thread_name_prefix="embery-data-footer") as pool:
         return [group for groups in pool.map(inspect, files) for group in groups]
 
 
-def _inspect(path: str, *, home: pafs.FileSystem, schema: Schema) -> list[_RowGroup]:
+def _inspect(
+    path: str, *, home: pafs.FileSystem, schema: Schema, partitions: Partitions
+) -> list[_RowGroup]:
     """Check a file against the schema and return its row groups that have rows."""
     with reading(path):
         fragment = pads.ParquetFileFormat().make_fragment(path, home)
         fields = fragment.physical_schema
         metadata = fragment.metadata
-    schema.check(fields, path)
+    partition = partitions.of(path, fields)
+    schema.check(pa.schema([*fields, *partition.fields]), path)
     for label in schema.labels:
-        _require_no_nulls(label.name, fragment, path)
+        _require_no_nulls(label.name, fragment, partition, path)
     groups = []
     with reading(path):
         pieces = fragment.split_by_row_group()
@@ -132,12 +143,18 @@ def _inspect(path: str, *, home: pafs.FileSystem, schema: Schema) -> list[_RowGr
         number = piece.row_groups[0].id
         rows = metadata.row_group(number).num_rows
         if rows:
-            groups.append(_RowGroup(piece, f"{path}, row group {number}", rows))
+            groups.append(_RowGroup(piece, partition, f"{path}, row group {number}", rows))
     return groups
 
 
-def _require_no_nulls(name: str, fragment: pads.ParquetFileFragment, path: str) -> None:
+def _require_no_nulls(
+    name: str, fragment: pads.ParquetFileFragment, partition: Partition, path: str
+) -> None:
     """Raise if a label has nulls, by the file's statistics or, without them, by reading it."""
+    if name in partition.values:
+        if partition.values[name] is None:
+            raise InvalidArgument(f"{path}: the label {name!r}, a folder of the path, is null")
+        return
     metadata = fragment.metadata
     names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
     column = names.index(name)
