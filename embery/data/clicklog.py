@@ -7,20 +7,24 @@ logistic function of one weight an id, of products of factors of pairs of ids, a
 the best possible AUC and logloss are computable, and so is what can be learnt from a given number
 of training rows (`embery.data.synthetic.optimum`).
 
+If asked for, ids die and are replaced, their meaning drifts, and rows have a history of items.
+
 Shape letters: F fields, J counts, n rows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from embery.data.block import Bags
 from embery.data.counter import mix, normal, uniform
-from embery.data.schema import Dense, Schema
+from embery.data.meaning import Knowledge, Meaning
+from embery.data.schema import Dense, Schema, Sparse, SparseList
+from embery.data.traffic import ITEM, Draws, Stream, Traffic
 from embery.errors import InvalidArgument
 from embery.validation import require_int, require_range, require_seed
 
@@ -28,34 +32,25 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-# Distinct streams of random numbers of one seed; their values are part of the log's definition.
-_ID, _NOISE, _PARENT, _LATENT = 1, 2, 3, 4
-_COUNT, _MISSING, _COEFFICIENT, _LABEL = 5, 6, 7, 8
-
 # Rows that no log contains, for what is fitted to the whole distribution.
 _PILOT_BEGIN = 2**63
 _PILOT_ROWS = 2**15
+# So many pilot rows in a life or a period: the fit is to the mean of 32 of them.
+_PILOT_ROWS_A_PERIOD = 2**10
 
-_NOISE_SHARE = 0.1
-_WEIGHT_SCALE = 0.25
-_FACTORS = 4
+_PERIOD_ROWS_MAX = 2**40
+_HISTORY_MAX = 2**10
 
 
 @dataclass(frozen=True, slots=True)
-class ClickRows:
-    """Rows of the log, by what they were made of.
+class ClickRows(Draws):
+    """Rows of the log, by what they were made of; see `Draws`.
 
     Args:
-        ranks: int64 (F, n): the id of each field, 0 the most frequent.
-        counts: int64 (J, n), >= -1; what stands in a missing one's place has no meaning.
-        missing: bool (J, n).
         probability: float64 (n,), of a click.
         click: bool (n,).
     """
 
-    ranks: I64
-    counts: I64
-    missing: Mask
     probability: F64
     click: Mask
 
@@ -66,10 +61,18 @@ class ClickLog:
 
     Args:
         seed: 0 <= seed < 2**64.
-        ctr: share of clicks, in (0, 1).
+        ctr: share of clicks, in (0, 1); an average over time where ids die or drift.
         cardinalities: number of ids of each field, at least two: the user, the item, then others.
         missing: share of missing values of each count.
         interaction: scale of the products of factors; 0 makes the log linear.
+        id_life_rows: after so many rows the id of a rank is replaced by another one, with another
+            key and another meaning, which never comes back as long as rows / id_life_rows times the
+            cardinality stays below 2**64; 1 to 2**40, or None: ids live for ever.
+        drift_rows: the period, in rows, with which all weights and factors of ids turn between two
+            independent values: what was learnt is void a quarter later; 1 to 2**40, or None.
+        history: greatest length of the list column "history", 0 to 1024, of items that the user of
+            the row is drawn to. The mean of their factors is multiplied with the item's. The keys
+            are those of the item. 0: no such column.
     """
 
     seed: int = 0
@@ -77,10 +80,21 @@ class ClickLog:
     cardinalities: tuple[int, ...] = (1_000, 500, 500, 200, 200, 100, 100, 50, 20, 10)
     missing: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.4)
     interaction: float = 0.25
+    id_life_rows: int | None = None
+    drift_rows: int | None = None
+    history: int = 0
+    _traffic: Traffic = field(init=False, repr=False, compare=False)
+    _meaning: Meaning = field(init=False, repr=False, compare=False)
     _fit: _Fit = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.validate()
+        traffic = Traffic(
+            self.seed, self.cardinalities, self.missing, self.id_life_rows, self.history
+        )
+        meaning = Meaning(self.seed, len(self.cardinalities), self.interaction, self.drift_rows)
+        object.__setattr__(self, "_traffic", traffic)
+        object.__setattr__(self, "_meaning", meaning)
         object.__setattr__(self, "_fit", self._fitted())
 
     def validate(self) -> None:
@@ -97,6 +111,10 @@ class ClickLog:
             require_int("ClickLog.cardinalities", number, low=2, high=2**40)
         for share in self.missing:
             require_range("ClickLog.missing", share, low=0, high=1)
+        for name in ("id_life_rows", "drift_rows"):
+            if (period := getattr(self, name)) is not None:
+                require_int(f"ClickLog.{name}", period, low=1, high=_PERIOD_ROWS_MAX)
+        require_int("ClickLog.history", self.history, low=0, high=_HISTORY_MAX)
 
     @property
     def names(self) -> list[str]:
@@ -110,106 +128,75 @@ class ClickLog:
 
     @property
     def schema(self) -> Schema:
-        """Return the schema of the log: the label, log1p of the counts, a feature each field."""
+        """Return the schema: the label, log1p of the counts, a feature each field, the history."""
         dense = [Dense(name, transform="log1p") for name in self.count_names]
-        return Schema(label="label", dense=dense, sparse=self.names)
+        sparse: list[str | Sparse] = [*self.names]
+        if self.history:
+            sparse.append(SparseList("history"))
+        return Schema(label="label", dense=dense, sparse=sparse)
+
+    def draws(self, begin: int, end: int) -> Draws:
+        """Return the rows begin..end-1 without the clicks, 0 <= begin <= end <= 2**63."""
+        return self._traffic.draw(np.arange(begin, end, dtype=np.uint64))
 
     def rows(self, begin: int, end: int) -> ClickRows:
         """Return the rows begin..end-1, 0 <= begin <= end <= 2**63."""
-        rows = np.arange(begin, end, dtype=np.uint64)
-        ranks = self._ranks(rows)
-        counts, missing = self._counts(rows, ranks)
-        probability = sigmoid(self.logit(ranks, counts, missing))
-        click = uniform(self.seed, _LABEL, rows) < probability
-        return ClickRows(ranks, counts, missing, probability, click)
+        draws = self.draws(begin, end)
+        probability = sigmoid(self.logit(draws))
+        return ClickRows(
+            rows=draws.rows,
+            ranks=draws.ranks,
+            ids=draws.ids,
+            counts=draws.counts,
+            missing=draws.missing,
+            history=draws.history,
+            probability=probability,
+            click=uniform(self.seed, Stream.LABEL, draws.rows) < probability,
+        )
 
     def records(self, begin: int, end: int) -> pa.RecordBatch:
-        """Return the rows begin..end-1 as Arrow columns: label int8, i1.. int32, keys int64."""
+        """Return the rows begin..end-1 as Arrow columns.
+
+        They are: label int8, i1.. int32, keys int64, and where there are histories, history
+        list<int64>.
+        """
         rows = self.rows(begin, end)
         arrays = [pa.array(rows.click.astype(np.int8))]
         for counts, missing in zip(rows.counts, rows.missing, strict=True):
             arrays.append(pa.array(counts.astype(np.int32), mask=missing))
-        for number, ranks in enumerate(rows.ranks):
-            arrays.append(pa.array(mix(number, ranks.astype(np.uint64)).view(np.int64)))
-        return pa.RecordBatch.from_arrays(arrays, ["label", *self.count_names, *self.names])
+        for number, ids in enumerate(rows.ids):
+            arrays.append(pa.array(mix(number, ids).view(np.int64)))
+        names = ["label", *self.count_names, *self.names]
+        if rows.history is not None:
+            arrays.append(_lists(rows.history))
+            names.append("history")
+        return pa.RecordBatch.from_arrays(arrays, names)
 
-    def logit(self, ranks: I64, counts: I64, missing: Mask, known: list[Mask] | None = None) -> F64:
+    def logit(self, draws: Draws, knowledge: Knowledge | None = None) -> F64:
         """Return the log-odds of a click, float64 (n,).
 
         Args:
-            ranks, counts, missing: as in `ClickRows`.
-            known: for each field, bool (cardinality,): an id that is not known counts for nothing.
+            draws: n rows.
+            knowledge: what of the ids' meaning counts, see `Meaning.logit`; None means all.
         """
-        logit = self._raw_logit(ranks, known)
-        numbers = (_log1p(counts, missing) - self._fit.mean[:, None]) / self._fit.std[:, None]
+        logit = self._meaning.logit(draws, knowledge)
+        numbers = (_log1p(draws) - self._fit.mean[:, None]) / self._fit.std[:, None]
         logit += self._fit.coefficients @ numbers
         logit += self._fit.bias
         return logit
 
-    def _ranks(self, rows: NDArray[np.uint64]) -> I64:
-        """Return the id of each field: drawn, or for most fields given by the user or the item."""
-        ranks = np.empty((len(self.cardinalities), len(rows)), np.int64)
-        for number in range(len(self.cardinalities)):
-            draw = uniform(self.seed, _ID, number, rows)
-            if self._has_parent(number):
-                given = uniform(self.seed, _PARENT, number, ranks[number % 2].astype(np.uint64))
-                noisy = uniform(self.seed, _NOISE, number, rows) < _NOISE_SHARE
-                draw = np.where(noisy, draw, given)
-            ranks[number] = _zipf(draw, self.cardinalities[number], self._exponent(number))
-        return ranks
-
-    def _has_parent(self, number: int) -> bool:
-        """Say whether a field depends on the user (even numbers) or the item (odd): 60 % do."""
-        return 2 <= number < 2 + round(0.6 * len(self.cardinalities))
-
-    def _exponent(self, number: int) -> float:
-        return 1.05 + 0.15 * number / (len(self.cardinalities) - 1)
-
-    def _counts(self, rows: NDArray[np.uint64], ranks: I64) -> tuple[I64, Mask]:
-        counts = np.empty((len(self.missing), len(rows)), np.int64)
-        missing = np.empty((len(self.missing), len(rows)), np.bool_)
-        for j, share in enumerate(self.missing):
-            mu = 0.5 + 2.5 * float(uniform(self.seed, _COUNT, j, 0))
-            sigma = 0.5 + float(uniform(self.seed, _COUNT, j, 1))
-            latent = normal(self.seed, _COUNT, j, 2, ranks[j % 2].astype(np.uint64))
-            z = 0.7 * latent + 0.7 * normal(self.seed, _COUNT, j, 3, rows)
-            counts[j] = np.floor(np.exp(mu + sigma * z)).astype(np.int64) - 1
-            missing[j] = uniform(self.seed, _MISSING, j, rows) < share
-        return counts, missing
-
-    def _raw_logit(self, ranks: I64, known: list[Mask] | None) -> F64:
-        """Return what the ids contribute: a weight each, and products of factors of pairs."""
-        logit = np.zeros(ranks.shape[1])
-        factors: dict[int, list[F64]] = {}
-        for number, ids in enumerate(ranks):
-            seen = 1.0 if known is None else known[number][ids]
-            words = ids.astype(np.uint64)
-            logit += _WEIGHT_SCALE * seen * normal(self.seed, _LATENT, number, 0, words)
-            if number in self._interacting():
-                factors[number] = [
-                    seen * normal(self.seed, _LATENT, number, k, words)
-                    for k in range(1, _FACTORS + 1)
-                ]
-        for left, right in combinations(factors.values(), 2):
-            for a, b in zip(left, right, strict=True):
-                logit += self.interaction * (a * b)
-        return logit
-
-    def _interacting(self) -> list[int]:
-        """Return the fields with factors: user, item and the last two, all of whose pairs count."""
-        last = len(self.cardinalities) - 1
-        return sorted({0, 1, last - 1, last})
-
     def _fitted(self) -> _Fit:
         """Fit the counts' mean and deviation, and the bias that gives the wanted click rate."""
-        rows = np.arange(_PILOT_BEGIN, _PILOT_BEGIN + _PILOT_ROWS, dtype=np.uint64)
-        ranks = self._ranks(rows)
-        numbers = _log1p(*self._counts(rows, ranks))
+        period = max(self.id_life_rows or 0, self.drift_rows or 0)
+        step = max(1, period // _PILOT_ROWS_A_PERIOD)
+        end = _PILOT_BEGIN + step * _PILOT_ROWS
+        draws = self._traffic.draw(np.arange(_PILOT_BEGIN, end, step, dtype=np.uint64))
+        numbers = _log1p(draws)
         mean, std = numbers.mean(axis=1), np.maximum(numbers.std(axis=1), 1e-6)
         coefficients = np.array(
-            [0.2 * float(normal(self.seed, _COEFFICIENT, j)) for j in range(len(self.missing))]
+            [0.2 * float(normal(self.seed, Stream.COEFFICIENT, j)) for j in range(len(numbers))]
         )
-        logit = self._raw_logit(ranks, None)
+        logit = self._meaning.logit(draws, None)
         logit += coefficients @ ((numbers - mean[:, None]) / std[:, None])
         low, high = -50.0, 50.0
         for _ in range(60):
@@ -231,18 +218,16 @@ class _Fit:
     bias: float
 
 
-def _zipf(draw: F64, cardinality: int, exponent: float) -> I64:
-    """Return ranks from 0, by inversion of the continuous power law on [1, cardinality]."""
-    power = 1.0 - exponent
-    ranks = ((float(cardinality) ** power - 1.0) * draw + 1.0) ** (1.0 / power)
-    # The clamps are for draws within rounding of the ends.
-    clamped: I64 = np.clip(ranks.astype(np.int64) - 1, 0, cardinality - 1)
-    return clamped
+def _lists(history: Bags) -> pa.Array:
+    """Return lists of the keys of items, list<int64>."""
+    assert history.offsets is not None
+    keys = pa.array(mix(ITEM, history.values).view(np.int64))
+    return pa.ListArray.from_arrays(pa.array(history.offsets.astype(np.int32)), keys)
 
 
-def _log1p(counts: I64, missing: Mask) -> F64:
+def _log1p(draws: Draws) -> F64:
     """Return log(1 + max(count, 0)), 0 where missing: what a `Dense` with "log1p" reads."""
-    return np.where(missing, 0.0, np.log1p(np.maximum(counts, 0)))
+    return np.where(draws.missing, 0.0, np.log1p(np.maximum(draws.counts, 0)))
 
 
 def sigmoid(logit: F64) -> F64:

@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from embery.data.block import Block
 from embery.data.clicklog import ClickLog, sigmoid
 from embery.data.convert import block_of
+from embery.data.meaning import Knowledge, Sightings
 from embery.data.reading import SHUFFLE_ROWS, BlockDataset, Task
+from embery.data.traffic import ITEM
 from embery.errors import EmberyError
 from embery.observability.progress import Advance, progress
 from embery.validation import require_int
 
 F64 = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 # An id must be seen this often in training before its meaning can be learnt.
 SIGHTINGS_MIN = 20
@@ -119,7 +120,9 @@ class Optimum:
     Args:
         auc, logloss: by the true probabilities.
         learnable_auc, learnable_logloss: by probabilities in which an id counts for nothing unless
-            the training rows show it at least 20 times.
+            the training rows show it at least 20 times (an item: on its own or in a history). Where
+            meanings drift, they are known as of the end of training, and count as far as they still
+            hold; a model that goes on learning on the test rows can do better.
         ctr: mean of the true probabilities.
     """
 
@@ -132,12 +135,12 @@ class Optimum:
 
 def optimum(log: ClickLog, *, train: range, test: range) -> Optimum:
     """Return what a model trained on the rows `train` can reach on the rows `test`, at best."""
-    known = _known_ids(log, train)
+    knowledge = _knowledge(log, train)
     truth, learnable = [], []
     for piece in _pieces(test):
         rows = log.rows(piece.start, piece.stop)
         truth.append(rows.probability)
-        learnable.append(sigmoid(log.logit(rows.ranks, rows.counts, rows.missing, known)))
+        learnable.append(sigmoid(log.logit(rows, knowledge)))
     p, q = np.concatenate(truth), np.concatenate(learnable)
     return Optimum(
         auc=expected_auc(p, p),
@@ -205,13 +208,15 @@ def write_parquet(
     return paths
 
 
-def _known_ids(log: ClickLog, train: range) -> list[Mask]:
-    sightings = [np.zeros(n, np.int64) for n in log.cardinalities]
+def _knowledge(log: ClickLog, train: range) -> Knowledge:
+    sightings = [Sightings() for _ in log.cardinalities]
     for piece in _pieces(train):
-        ranks = log.rows(piece.start, piece.stop).ranks
-        for seen, ids in zip(sightings, ranks, strict=True):
-            np.add.at(seen, ids, 1)
-    return [seen >= SIGHTINGS_MIN for seen in sightings]
+        draws = log.draws(piece.start, piece.stop)
+        for seen, ids in zip(sightings, draws.ids, strict=True):
+            seen.add(ids)
+        if draws.history is not None:
+            sightings[ITEM].add(draws.history.values)
+    return Knowledge(tuple(seen.at_least(SIGHTINGS_MIN) for seen in sightings), train.stop)
 
 
 def _pieces(rows: range) -> list[range]:
@@ -231,6 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=plain.seed, help="seed of the log")
     parser.add_argument("--ctr", type=float, default=plain.ctr, help="share of clicks")
+    parser.add_argument("--id-life-rows", type=int, help="rows until an id is replaced (never)")
+    parser.add_argument("--drift-rows", type=int, help="period in which meanings turn (never)")
+    parser.add_argument("--history", type=int, default=plain.history, help="items of a history")
     parser.add_argument("--json", action="store_true", help="print the optimum as JSON")
     options = parser.parse_args(arguments)
     train = range(options.rows)
@@ -238,7 +246,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         require_int("--rows", options.rows, low=1, high=_ROWS_MAX)
         require_int("--test-rows", options.test_rows, low=1, high=_ROWS_MAX)
-        log = ClickLog(seed=options.seed, ctr=options.ctr)
+        log = ClickLog(
+            seed=options.seed,
+            ctr=options.ctr,
+            id_life_rows=options.id_life_rows,
+            drift_rows=options.drift_rows,
+            history=options.history,
+        )
         with progress("writing", total=len(train) + len(test), unit="rows") as advance:
             write_parquet(log, train, options.out / "train", advance=advance)
             write_parquet(log, test, options.out / "test", advance=advance)
