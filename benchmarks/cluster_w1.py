@@ -1,4 +1,4 @@
-"""W1 on a server in another process: lookup and update over a transport.
+"""W1 on a server in another process: lookup and update over tcp or shared memory.
 
 The same load as `benchmarks.w1`: every key exists before the clock starts, a step pulls 106,496
 rows and pushes as many gradients, and duplicates count as rows. CPU is that of worker and server
@@ -40,7 +40,7 @@ def serve(threads: int) -> None:
     server = _native.Server(store, server=0, secret=SECRET, threads=threads)
     server.add_table(_native.table_salt(TABLE.name), store.create_table(TABLE.to_dict()))
     server.set_routing(1, np.zeros(SLOTS, np.uint16), np.ones(SLOTS, np.uint64))
-    print(server.listen_tcp("127.0.0.1", 0), flush=True)
+    print(server.listen_tcp("127.0.0.1", 0), server.listen_shm(), flush=True)
     for _ in sys.stdin:
         print(cpu_s(), flush=True)
     server.stop()
@@ -49,7 +49,7 @@ def serve(threads: int) -> None:
 class Worker:
     """A client, and the server process that it uses."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, transport: str) -> None:
         command = [sys.executable, "-m", "benchmarks.cluster_w1", "--serve", str(threads)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -58,8 +58,12 @@ class Worker:
         assert self.process.stdout is not None
         self.requests, self.answers = self.process.stdin, self.process.stdout
         self.client = _native.Client(os.getpid())
-        port = int(self.answers.readline())
-        self.client.connect_tcp(0, "127.0.0.1", port, SECRET, TIMEOUT_S)
+        port, socket = self.answers.readline().split()
+        if transport == "shm":
+            self.client.connect_shm(0, socket, SECRET, TIMEOUT_S)
+        else:
+            self.client.connect_tcp(0, "127.0.0.1", int(port), SECRET, TIMEOUT_S)
+        self.system = f"embery-{transport}"
         self.client.set_routing(1, np.zeros(SLOTS, np.uint16))
         self.salts, self.dims = [_native.table_salt(TABLE.name)], [TABLE.dim]
         self.sequence = 0
@@ -107,16 +111,17 @@ def measure(worker: Worker, batches: list[Any], steps: int, workload: str) -> No
             push_s.append(time.perf_counter() - pulled)
     cpu_step_s = worker.cpu_s() - cpu_before_s
     both_s = [a + b for a, b in zip(pull_s, push_s, strict=True)]
-    emit_rate("embery-tcp", "lookup_rows_per_s", n, pull_s, workload)
-    emit_rate("embery-tcp", "update_rows_per_s", n, push_s, workload)
+    emit_rate(worker.system, "lookup_rows_per_s", n, pull_s, workload)
+    emit_rate(worker.system, "update_rows_per_s", n, push_s, workload)
     emit_rate(
-        "embery-tcp", "cycle_rows_per_s", n, both_s, workload,
+        worker.system, "cycle_rows_per_s", n, both_s, workload,
         cpu_us_per_row=round(cpu_step_s / steps / n * 1e6, 3),
     )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--transport", choices=["shm", "tcp"], default="tcp")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--threads", type=int, default=2, help="of the server")
     parser.add_argument("--steps", type=int, default=25)
@@ -128,7 +133,7 @@ def main() -> None:
         return
 
     batches = [keys.astype(np.uint64) for keys in workloads.w1_keys(args.data, args.rows)]
-    worker = Worker(args.threads)
+    worker = Worker(args.threads, args.transport)
     out = np.empty((workloads.W1_KEYS, TABLE.dim), np.float32)
     for begin in range(0, args.rows, len(out)):
         keys = np.arange(begin, min(begin + len(out), args.rows), dtype=np.uint64)

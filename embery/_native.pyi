@@ -73,6 +73,9 @@ class Server:
     """
 
     def __init__(self, store: Store, *, server: int, secret: bytes, threads: int) -> None: ...
+    def listen_shm(self) -> str:
+        """Serve processes of this machine; return the name of the socket."""
+
     def listen_tcp(self, host: str, port: int) -> int:
         """Serve at an address; port 0 picks a free one. Return the port.
 
@@ -126,6 +129,9 @@ class Client:
         bind: str | None = None,
     ) -> None:
         """Connect to a server; `bind` is the address of the local interface to use."""
+
+    def connect_shm(self, server: int, socket: str, secret: bytes, timeout_s: float) -> None:
+        """Connect to a server on this machine, by the name that its `listen_shm` returned."""
 
     def connect_call(self, server: int, call: Callable[[bytes], bytes]) -> None:
         """Reach a server through `call`, which carries a frame to `Server.handle` and back.

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from embery import _native, checkpoint
 from embery.checkpoint import Checkpoint
 from embery.cluster_tables import ClusterTable
-from embery.errors import DeadlineExceeded, InvalidArgument, Unavailable
+from embery.errors import DeadlineExceeded, InvalidArgument
 from embery.row_store import PullMode, RowStore, require_restorable
 from embery.rpc.client import Beat, CoordinatorClient, ServerClient
 from embery.rpc.credentials import Credentials
 from embery.rpc.heartbeat import Heartbeat
 from embery.rpc.records import Routing, table_from_json
-from embery.rpc.transports import TRANSPORT_VARIABLE, TRANSPORTS
+from embery.rpc.transports import TRANSPORT_VARIABLE, TRANSPORTS, connect
 from embery.store import F32, U64
 from embery.table import Table, require_same
 from embery.validation import require_int
@@ -114,21 +114,7 @@ class ClusterStore(RowStore):
 
     def _connect(self, number: int, server: ServerClient) -> str:
         """Agree on a transport with a server; return its name."""
-        offer = server.negotiate(self._wanted)
-        reasons = list(offer.reasons)
-        transport = offer.transport
-        if transport == "tcp":
-            try:
-                self._client.connect_tcp(
-                    number, offer.host, offer.port, offer.secret, self._timeout_s
-                )
-            except (Unavailable, DeadlineExceeded) as error:
-                if self._wanted == "tcp":
-                    raise
-                reasons.append(f"tcp: {error}")
-                transport = "grpc"
-        if transport == "grpc":
-            self._client.connect_call(number, server.call)
+        transport, reasons = connect(self._client, number, server, self._wanted, self._timeout_s)
         log.info("server %d: %s (%s)", number, transport, "; ".join(reasons) or "the best of both")
         return transport
 

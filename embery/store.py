@@ -246,9 +246,10 @@ def connect(url: str | None = None, **options: Any) -> Store:
             coordinator. None takes $EMBERY_STORE, which the launcher sets, else "embedded:".
         **options: of the embedded store: `threads` (int, default: the processors this process may
             use), `simd` ("auto", "avx512", "avx2", "baseline"), `clock` (a callable returning
-            seconds since 1970, for time-to-live). Of a cluster: `transport` ("auto", "tcp", "grpc";
-            default: $EMBERY_TRANSPORT, else "auto"), `timeout_s` (of every call; 30), `credentials`
-            (default: those that the environment names), `clock`.
+            seconds since 1970, for time-to-live). Of a cluster: `transport` (one of
+            `embery.rpc.transports.TRANSPORTS`; default: $EMBERY_TRANSPORT, else "auto", the first
+            that both ends have), `timeout_s` (of every call; 30), `credentials` (default: those
+            that the environment names), `clock`.
 
     Raises:
         InvalidArgument: the URL or an option is not understood.

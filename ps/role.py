@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from embery.errors import EmberyError, InvalidArgument
 from embery.observability.logs import facts
-from embery.ps.service import DataAddress, ServerService
+from embery.ps.service import DataPlane, ServerService
 from embery.ps.tables import ServedTables
 from embery.rpc.address import (
     PORT_MAX,
@@ -29,6 +29,7 @@ from embery.rpc.client import Beat, CoordinatorClient, ServerGrant
 from embery.rpc.credentials import Credentials, require_protected
 from embery.rpc.heartbeat import Heartbeat
 from embery.rpc.serving import RpcServer
+from embery.rpc.v1 import server_pb2 as s
 from embery.rpc.v1.server_pb2_grpc import add_ServerServicer_to_server
 from embery.validation import require_int
 
@@ -144,12 +145,16 @@ class ParameterServer:
             cluster_id=self._cluster_id,
         )
 
-    def _listen(self, options: ServerOptions) -> DataAddress:
+    def _listen(self, options: ServerOptions) -> DataPlane:
+        offers = [s.Offer(shm=s.ShmOffer(socket=self._tables.native.listen_shm()))]
+        reasons = []
         if options.credentials.tls and not (is_loopback(options.host) or options.insecure):
-            return DataAddress("", 0, "it is not encrypted, and this cluster uses TLS")
-        port = self._tables.native.listen_tcp(options.host, options.data_port)
-        log.info("data plane listens", extra=facts(address=join_address(options.host, port)))
-        return DataAddress(options.host, port)
+            reasons.append("tcp: it is not encrypted, and this cluster uses TLS")
+        else:
+            port = self._tables.native.listen_tcp(options.host, options.data_port)
+            offers.append(s.Offer(tcp=s.TcpOffer(host=options.host, port=port)))
+            log.info("data plane listens", extra=facts(address=join_address(options.host, port)))
+        return DataPlane(tuple(offers), tuple(reasons), host_identity())
 
     def _learn(self, grant: ServerGrant) -> None:
         """Take over the tables and the routing that the coordinator has."""

@@ -7,31 +7,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from embery.errors import InvalidArgument, Unavailable
+from embery.errors import InvalidArgument
 from embery.ps.saving import SavingService
 from embery.ps.tables import ServedTables
 from embery.rpc.client import DATA_VERSIONS, chunks
 from embery.rpc.records import routing_from
 from embery.rpc.serving import answering, require_frame_size, streaming
-from embery.rpc.transports import TRANSPORTS
 from embery.rpc.v1 import server_pb2 as s
 
 FRAME_BYTES_MAX = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class DataAddress:
-    """Where the data plane listens; `host` is "" where it does not, `reason` says why."""
+class DataPlane:
+    """How this server's rows can be had, beside in-band gRPC.
 
+    Args:
+        offers: best first.
+        reasons: a line for each transport that is not offered.
+        host: identity of the machine; memory is shared only within it.
+    """
+
+    offers: tuple[s.Offer, ...]
+    reasons: tuple[str, ...]
     host: str
-    port: int
-    reason: str = ""
 
 
 class ServerService(SavingService):
     """See proto/embery/v1/server.proto."""
 
-    def __init__(self, number: int, tables: ServedTables, data: DataAddress, secret: bytes) -> None:
+    def __init__(self, number: int, tables: ServedTables, data: DataPlane, secret: bytes) -> None:
         super().__init__(tables)
         self._number = number
         self._data = data
@@ -39,28 +44,22 @@ class ServerService(SavingService):
 
     @answering
     def Negotiate(self, request: s.NegotiateRequest, context: Any) -> s.NegotiateReply:
-        """Agree how rows travel."""
+        """Say how rows can travel."""
         common = set(request.versions) & set(DATA_VERSIONS)
         if not common:
             raise InvalidArgument(
                 f"the caller speaks versions {list(request.versions)} of the data plane, expected "
                 f"one of {list(DATA_VERSIONS)}; install the same version of embery everywhere"
             )
-        wanted = request.transport
-        if wanted not in TRANSPORTS:
-            raise InvalidArgument(f"transport must be one of {TRANSPORTS}, got {wanted!r}")
-        reply = s.NegotiateReply(number=self._number, version=max(common), transport="grpc")
-        if wanted == "grpc":
-            reply.reasons.append("tcp: grpc was asked for")
-        elif self._data.host:
-            reply.transport = "tcp"
-            reply.tcp_host, reply.tcp_port = self._data.host, self._data.port
-            reply.secret = self._secret
-        elif wanted == "tcp":
-            raise Unavailable(f"transport tcp was asked for: {self._data.reason}")
-        else:
-            reply.reasons.append(f"tcp: {self._data.reason}")
-        return reply
+        near = request.host_identity == self._data.host
+        far = [] if near else ["shm: worker and server share no host"]
+        return s.NegotiateReply(
+            number=self._number,
+            version=max(common),
+            offers=[o for o in self._data.offers if near or not o.HasField("shm")],
+            reasons=[*self._data.reasons, *far],
+            secret=self._secret,
+        )
 
     @answering
     def CreateTable(

@@ -14,7 +14,7 @@
 #include "bind/arrays.h"
 #include "bind/bind.h"
 #include "bind/call_connection.h"
-#include "transport/tcp_connection.h"
+#include "transport/connectors.h"
 
 namespace py = pybind11;
 
@@ -173,6 +173,19 @@ void ConnectTcp(Client& client, uint16_t server, const std::string& host, uint16
   ThrowIfError(status);
 }
 
+void ConnectShm(Client& client, uint16_t server, const std::string& socket, const py::bytes& secret,
+                double timeout_s) {
+  const Deadline deadline = DeadlineAfter(timeout_s);
+  Status status;
+  {
+    const auto text = secret.cast<std::string>();
+    const py::gil_scoped_release release;
+    status =
+        client.Connect(server, MakeShmConnector({server, socket}, client.number(), text), deadline);
+  }
+  ThrowIfError(status);
+}
+
 void ConnectCall(Client& client, uint16_t server, const py::function& call) {
   auto connector = MakeCallConnector(server, call);
   Status status;
@@ -203,6 +216,8 @@ void BindClient(py::module_& module) {
       .def(py::init(&MakeClient), py::arg("client"))
       .def("connect_tcp", &ConnectTcp, py::arg("server"), py::arg("host"), py::arg("port"),
            py::arg("secret"), py::arg("timeout_s"), py::arg("bind") = py::none())
+      .def("connect_shm", &ConnectShm, py::arg("server"), py::arg("socket"), py::arg("secret"),
+           py::arg("timeout_s"))
       .def("connect_call", &ConnectCall, py::arg("server"), py::arg("call"))
       .def("disconnect", &Client::Disconnect, py::arg("server"),
            py::call_guard<py::gil_scoped_release>())

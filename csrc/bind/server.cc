@@ -100,6 +100,15 @@ void BindServer(py::module_& module) {
             return bound.value();
           },
           py::arg("host"), py::arg("port"))
+      .def("listen_shm",
+           [](Server& server) {
+             Result<std::string> name = [&] {
+               const py::gil_scoped_release release;
+               return server.ListenShm();
+             }();
+             ThrowIfError(name.status());
+             return std::move(name).value();
+           })
       .def(
           "add_table",
           [](Server& server, uint64_t salt, TableId table) {

@@ -119,15 +119,14 @@ Result<std::unique_ptr<Connection>> Client::Take(Peer& peer, Deadline deadline) 
   return peer.connector->Open(deadline);
 }
 
-Status Client::Start(Exchange& exchange, uint16_t server, FrameType type, Pieces body,
-                     size_t ready_bytes, Deadline deadline) {
+Status Client::Open(Exchange& exchange, uint16_t server, Deadline deadline) {
   Result<std::shared_ptr<Peer>> peer = FindPeer(server);
   if (!peer.ok()) return peer.status();
   exchange.peer = std::move(peer).value();
   Result<std::unique_ptr<Connection>> connection = Take(*exchange.peer, deadline);
   if (!connection.ok()) return connection.status();
   exchange.connection = std::move(connection).value();
-  return exchange.connection->Start(type, body, ready_bytes);
+  return Status::Ok();
 }
 
 Status Client::Finish(std::vector<Exchange>& exchanges, Deadline deadline,
@@ -249,8 +248,9 @@ Result<size_t> Client::Pull(const PullCall& call) {
         RequireFits(RowsOffset(shard, call.mode) + shard.floats * sizeof(float), "pull"));
     heads[s] = EncodePullHead({by->version, call.now_s, call.mode}, shard.sections);
     const std::span<const std::byte> body[] = {heads[s], AsBytes(shard.keys)};
-    EMBERY_RETURN_IF_ERROR(Start(exchanges[s], by->servers[s], FrameType::kPull, body,
-                                 heads[s].size() + body[1].size(), call.deadline));
+    EMBERY_RETURN_IF_ERROR(Open(exchanges[s], by->servers[s], call.deadline));
+    EMBERY_RETURN_IF_ERROR(
+        exchanges[s].connection->Start(FrameType::kPull, body, heads[s].size() + body[1].size()));
   }
   std::vector<const float*> rows(count);
   std::vector<uint64_t> floats(count);
@@ -327,15 +327,18 @@ Result<size_t> Client::Push(const PushCall& call) {
     heads[s] = EncodePushHead(head, shard.sections);
     grads_offset.push_back(heads[s].size() + shard.keys.size() * sizeof(uint64_t));
     EMBERY_RETURN_IF_ERROR(RequireFits(grads_offset[s] + shard.floats * sizeof(float), "push"));
-    to.push_back(scratch->grads[s].Reset(shard.floats));
   }
   std::vector<Exchange> exchanges(count);
   for (size_t s = 0; s < count; ++s) {
+    EMBERY_RETURN_IF_ERROR(Open(exchanges[s], by->servers[s], call.deadline));
+    Connection& connection = *exchanges[s].connection;
     const Shards::Shard& shard = shards.shards()[s];
+    std::byte* place = connection.Place(grads_offset[s] + shard.floats * sizeof(float));
+    to.push_back(place == nullptr ? scratch->grads[s].Reset(shard.floats)
+                                  : reinterpret_cast<float*>(place + grads_offset[s]));
     const std::span<const std::byte> body[] = {
         heads[s], AsBytes(shard.keys), std::as_bytes(std::span<const float>(to[s], shard.floats))};
-    EMBERY_RETURN_IF_ERROR(Start(exchanges[s], by->servers[s], FrameType::kPush, body,
-                                 grads_offset[s], call.deadline));
+    EMBERY_RETURN_IF_ERROR(connection.Start(FrameType::kPush, body, grads_offset[s]));
   }
   // Gradients are sent while more of them are summed.
   Status sending;

@@ -104,8 +104,8 @@ class Client {
   Result<std::shared_ptr<Peer>> FindPeer(uint16_t server) EXCLUDES(mutex_);
   Result<std::unique_ptr<Connection>> Take(Peer& peer, Deadline deadline);
   static void GiveBack(std::vector<Exchange>& exchanges);
-  Status Start(Exchange& exchange, uint16_t server, FrameType type, Pieces body, size_t ready_bytes,
-               Deadline deadline) EXCLUDES(mutex_);
+  // Takes a connection to the server.
+  Status Open(Exchange& exchange, uint16_t server, Deadline deadline) EXCLUDES(mutex_);
   // Calls `progressed` whenever replies may have grown.
   static Status Finish(std::vector<Exchange>& exchanges, Deadline deadline,
                        const std::function<void()>& progressed);

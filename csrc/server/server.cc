@@ -5,7 +5,7 @@
 #include <future>
 #include <utility>
 
-#include "transport/tcp_listener.h"
+#include "transport/socket_listener.h"
 
 namespace embery {
 namespace {
@@ -18,11 +18,21 @@ constexpr std::chrono::minutes kGroupWaitMax{10};
 Result<uint16_t> Server::ListenTcp(const std::string& host, uint16_t port) {
   const MutexLock lock(mutex_);
   if (stopped_) return Status::Unavailable("listen_tcp: the server was stopped");
-  auto listener = TcpListener::Open({host, port, threads_}, service_, pool_, traffic_);
+  auto listener = SocketListener::OpenTcp(host, port, threads_, service_, pool_, traffic_);
   if (!listener.ok()) return listener.status();
   const uint16_t bound = listener.value()->port();
   listeners_.push_back(std::move(listener).value());
   return bound;
+}
+
+Result<std::string> Server::ListenShm() {
+  const MutexLock lock(mutex_);
+  if (stopped_) return Status::Unavailable("listen_shm: the server was stopped");
+  auto listener = SocketListener::OpenShm(threads_, service_, pool_, traffic_);
+  if (!listener.ok()) return listener.status();
+  std::string name = listener.value()->name();
+  listeners_.push_back(std::move(listener).value());
+  return name;
 }
 
 Result<Reply> Server::Handle(std::span<const std::byte> frame) {

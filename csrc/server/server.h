@@ -31,6 +31,9 @@ class Server {
   // Returns the port.
   Result<uint16_t> ListenTcp(const std::string& host, uint16_t port) EXCLUDES(mutex_);
 
+  // Returns the name of the socket.
+  Result<std::string> ListenShm() EXCLUDES(mutex_);
+
   // The reply to a frame that some other channel carried; blocks until a group's push is applied.
   Result<Reply> Handle(std::span<const std::byte> frame) EXCLUDES(mutex_);
 

@@ -156,6 +156,14 @@ void Service::Handle(Request request, Done done) {
                    Status::InvalidArgument("a request must be a pull or a push")));
 }
 
+Body Service::TakeRows(const Request& request, size_t absent_count, size_t bytes) {
+  Body rows;
+  if (request.reply_space != nullptr) {
+    rows = request.reply_space->Take(ReplyRowsOffset(absent_count), bytes);
+  }
+  return rows.data() == nullptr ? Body::Take(pool_, bytes) : std::move(rows);
+}
+
 Reply Service::Pull(const Request& request) {
   const uint64_t id = request.header.request;
   const Result<PullMessage> decoded = DecodePull(request.body.bytes());
@@ -176,11 +184,12 @@ Reply Service::Pull(const Request& request) {
                                                " rows is too large for a frame; "
                                                "pull it in parts"));
   }
-  Body rows = Body::Take(pool_, head.float_count * sizeof(float));
+  const size_t absent_count = pull.mode == ReadMode::kPeek ? keys : 0;
+  Body rows = TakeRows(request, absent_count, head.float_count * sizeof(float));
   if (head.float_count > 0 && rows.data() == nullptr) {
     return Outcome(id, Status::ResourceExhausted("no memory for the rows of a pull"));
   }
-  std::vector<uint8_t> absent(pull.mode == ReadMode::kPeek ? keys : 0);
+  std::vector<uint8_t> absent(absent_count);
   std::vector<PullRequest> requests;
   auto* out = reinterpret_cast<float*>(rows.data());
   uint8_t* flags = absent.empty() ? nullptr : absent.data();

@@ -75,6 +75,7 @@ class Service final : public Handler {
                   std::span<const uint8_t> absent, Body rows) const;
   Reply Outcome(uint64_t request, const Status& status) REQUIRES_SHARED(gate_);
   Reply Moved(uint64_t request, uint32_t moved) REQUIRES_SHARED(gate_);
+  Body TakeRows(const Request& request, size_t absent_count, size_t bytes);
   Reply Pull(const Request& request) EXCLUDES(gate_);
   void Push(Request request, Done done) EXCLUDES(gate_);
   Status Apply(const std::vector<SectionView>& sections, uint32_t now_s) REQUIRES_SHARED(gate_);

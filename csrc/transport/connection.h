@@ -33,6 +33,10 @@ class Connection {
  public:
   virtual ~Connection() = default;
 
+  // Memory in which the body of the next request is not copied on its way; null if the transport
+  // sends from anywhere. Valid until the reply is complete.
+  virtual std::byte* Place(size_t /*bytes*/) { return nullptr; }
+
   // Begins a request: its type, and the pieces of its body, of which the first `ready_bytes` are
   // there to be sent.
   virtual Status Start(FrameType type, Pieces body, size_t ready_bytes) = 0;

@@ -18,11 +18,22 @@
 
 namespace embery {
 
+// Memory of a transport for what its peer is to read, so that rows are not copied on their way.
+class ReplySpace {
+ public:
+  virtual ~ReplySpace() = default;
+
+  // For what begins `offset` bytes into the body of the next reply; empty if there is none.
+  virtual Body Take(size_t offset, size_t bytes) = 0;
+};
+
 struct Request {
   FrameHeader header;
   Body body;
   // Set once nobody waits for the reply any more; null if the transport cannot tell.
   std::shared_ptr<const std::atomic<bool>> abandoned = nullptr;
+  // Null if the transport sends from anywhere. Used by nobody else until the reply is given.
+  std::shared_ptr<ReplySpace> reply_space = nullptr;
 };
 
 // A frame in two pieces, so that rows are sent from where they were pulled to.

@@ -1,11 +1,13 @@
 #include "transport/socket.h"
 
 #include <netdb.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <cstddef>
 #include <cstring>
 #include <system_error>
 
@@ -42,10 +44,57 @@ Result<std::vector<SocketAddress>> Resolve(const std::string& host, uint16_t por
   return addresses;
 }
 
-Transfer ReadInto(int fd, std::span<std::byte> to) {
+Result<SocketAddress> AbstractAddress(const std::string& name) {
+  SocketAddress address;
+  auto* local = reinterpret_cast<sockaddr_un*>(&address.storage);
+  // An abstract name begins with a zero.
+  if (name.empty() || name.size() >= sizeof(local->sun_path)) {
+    return Status::InvalidArgument("the name of a Unix socket has 1 to " +
+                                   std::to_string(sizeof(local->sun_path) - 1) +
+                                   " characters, got " + std::to_string(name.size()));
+  }
+  local->sun_family = AF_UNIX;
+  std::memcpy(local->sun_path + 1, name.data(), name.size());
+  address.bytes = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+  return address;
+}
+
+namespace {
+
+// Room for one descriptor beside a message.
+union Control {
+  char bytes[CMSG_SPACE(sizeof(int))];
+  cmsghdr aligned;
+};
+
+// As recv; of descriptors that come along the first goes to `passed`, and the system drops others.
+ssize_t ReceiveWithDescriptor(int fd, std::span<std::byte> to, Socket& passed) {
+  Control control;
+  iovec part{to.data(), to.size()};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control.bytes;
+  message.msg_controllen = CMSG_LEN(sizeof(int));
+  const ssize_t bytes = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+  const cmsghdr* along = bytes < 0 ? nullptr : CMSG_FIRSTHDR(&message);
+  if (along != nullptr && along->cmsg_level == SOL_SOCKET && along->cmsg_type == SCM_RIGHTS &&
+      along->cmsg_len == CMSG_LEN(sizeof(int))) {
+    int descriptor;
+    std::memcpy(&descriptor, CMSG_DATA(along), sizeof(descriptor));
+    passed = Socket(descriptor);
+  }
+  return bytes;
+}
+
+}  // namespace
+
+Transfer ReadInto(int fd, std::span<std::byte> to, Socket* passed) {
   size_t got = 0;
   while (got < to.size()) {
-    const ssize_t bytes = recv(fd, to.data() + got, to.size() - got, 0);
+    const auto rest = to.subspan(got);
+    const ssize_t bytes = passed == nullptr ? recv(fd, rest.data(), rest.size(), 0)
+                                            : ReceiveWithDescriptor(fd, rest, *passed);
     if (bytes > 0) {
       got += static_cast<size_t>(bytes);
     } else if (bytes == 0) {
@@ -63,6 +112,7 @@ void Outgoing::Clear() {
   pieces_.clear();
   next_ = 0;
   sent_ = 0;
+  passed_ = -1;
 }
 
 void Outgoing::Add(std::span<const std::byte> piece) {
@@ -82,12 +132,23 @@ Transfer Outgoing::Send(int fd, size_t bytes_max) {
       message.msg_iov = &part;
       message.msg_iovlen = 1;
     }
+    Control control{};
+    if (passed_ >= 0) {
+      message.msg_control = control.bytes;
+      message.msg_controllen = sizeof(control.bytes);
+      cmsghdr* along = CMSG_FIRSTHDR(&message);
+      along->cmsg_level = SOL_SOCKET;
+      along->cmsg_type = SCM_RIGHTS;
+      along->cmsg_len = CMSG_LEN(sizeof(int));
+      std::memcpy(CMSG_DATA(along), &passed_, sizeof(passed_));
+    }
     const ssize_t bytes = sendmsg(fd, &message, MSG_NOSIGNAL);
     if (bytes < 0) {
       if (errno == EINTR) continue;
       if (errno == EAGAIN || errno == EWOULDBLOCK) return {Transfer::End::kWouldBlock, sent, 0};
       return {Transfer::End::kClosed, sent, errno};
     }
+    passed_ = -1;
     sent += static_cast<size_t>(bytes);
     sent_ += static_cast<size_t>(bytes);
     Skip(static_cast<size_t>(bytes));

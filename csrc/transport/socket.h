@@ -42,6 +42,9 @@ struct SocketAddress {
 // The addresses of a host name; kUnavailable if it is unknown. May block for the resolver.
 Result<std::vector<SocketAddress>> Resolve(const std::string& host, uint16_t port);
 
+// Of a Unix socket that has a name and no file; kInvalidArgument if the name is too long.
+Result<SocketAddress> AbstractAddress(const std::string& name);
+
 // "Connection refused" and the like.
 std::string ErrorText(int error);
 
@@ -53,14 +56,16 @@ struct Transfer {
   int error;  // For kClosed: 0 if the other end closed.
 };
 
-// Reads until `to` is full.
-Transfer ReadInto(int fd, std::span<std::byte> to);
+// Reads until `to` is full. A descriptor that comes along becomes `*passed`, if that is given.
+Transfer ReadInto(int fd, std::span<std::byte> to, Socket* passed = nullptr);
 
 // Bytes to send, in pieces, of which some are sent.
 class Outgoing {
  public:
   void Clear();
   void Add(std::span<const std::byte> piece);
+  // Lets a descriptor go along, to a process on this machine; it must stay open until sent.
+  void Pass(int descriptor) { passed_ = descriptor; }
   bool empty() const { return next_ == pieces_.size(); }
 
   // Sends until all is sent, or all but what lies beyond the first `bytes_max` of the whole.
@@ -72,6 +77,7 @@ class Outgoing {
   std::vector<iovec> pieces_;
   size_t next_ = 0;
   size_t sent_ = 0;
+  int passed_ = -1;
 };
 
 }  // namespace embery

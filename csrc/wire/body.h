@@ -1,12 +1,14 @@
-// The body of a frame in memory of its own: small ones from the heap, large ones from a pool that
-// keeps their pages.
+// The body of a frame: small ones from the heap, large ones from a pool that keeps their pages, or
+// in memory that a transport lends.
 //
 // Thread-safety: a BodyPool may be used from any thread; a Body by one at a time. Ownership: a Body
-// owns its memory and gives it back to its pool, which must outlive it. Invariant: data() is
-// aligned to 64 bytes, so that the arrays of a message can be used where they lie.
+// owns its memory and gives it back to its pool, which must outlive it; of what is lent it shares
+// the ownership. Invariant: data() is aligned to 8 bytes, so that the arrays of a message can be
+// used where they lie.
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <span>
 #include <utility>
 
@@ -26,7 +28,8 @@ class Body {
     GiveBack();
     pool_ = std::exchange(other.pool_, nullptr);
     region_ = std::move(other.region_);
-    size_ = std::exchange(other.size_, 0);
+    owner_ = std::move(other.owner_);
+    bytes_ = std::exchange(other.bytes_, {});
     return *this;
   }
   ~Body() { GiveBack(); }
@@ -38,13 +41,21 @@ class Body {
     const bool pooled = bytes >= kPooledBytesMin;
     body.region_ = pooled ? pool.Take(bytes) : Region::Allocate(bytes);
     body.pool_ = pooled ? &pool : nullptr;
-    body.size_ = bytes;
+    body.bytes_ = {body.region_.data(), bytes};
     return body;
   }
 
-  std::byte* data() const { return region_.data(); }
-  size_t size() const { return size_; }
-  std::span<const std::byte> bytes() const { return {data(), size_}; }
+  // Memory that `owner` keeps alive.
+  static Body Borrow(std::shared_ptr<const void> owner, std::span<std::byte> bytes) {
+    Body body;
+    body.owner_ = std::move(owner);
+    body.bytes_ = bytes;
+    return body;
+  }
+
+  std::byte* data() const { return bytes_.data(); }
+  size_t size() const { return bytes_.size(); }
+  std::span<const std::byte> bytes() const { return bytes_; }
 
  private:
   void GiveBack() {
@@ -54,7 +65,8 @@ class Body {
 
   BodyPool* pool_ = nullptr;
   Region region_;
-  size_t size_ = 0;
+  std::shared_ptr<const void> owner_;
+  std::span<std::byte> bytes_;
 };
 
 }  // namespace embery

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from pathlib import Path
 
 from embery.errors import InvalidArgument
@@ -56,10 +55,5 @@ def is_wildcard(host: str) -> bool:
 
 
 def host_identity() -> str:
-    """Return what is equal for two processes that can share memory, and for no others.
-
-    It names this boot of the kernel and the memory file system that the process sees.
-    """
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    memory = os.stat("/dev/shm")
-    return f"{boot}:{memory.st_dev}"
+    """Return what is equal for two processes on one machine, in containers or not: its boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -29,7 +29,7 @@ from embery.rpc.v1 import server_pb2 as s
 from embery.rpc.v1.coordinator_pb2_grpc import CoordinatorStub
 from embery.rpc.v1.server_pb2_grpc import ServerStub
 
-__all__ = ["ClusterStatus", "CoordinatorClient", "Offer", "Routing", "ServerClient", "ServerInfo"]
+__all__ = ["ClusterStatus", "CoordinatorClient", "Routing", "ServerClient", "ServerInfo", "Terms"]
 
 TIMEOUT_S = 10.0
 CALL_TIMEOUT_S = 60.0
@@ -92,18 +92,17 @@ class ClusterStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """How rows travel to a server: "tcp", to `host` and `port` with `secret`, or "grpc".
+class Terms:
+    """How rows can travel to a server, beside in-band gRPC.
 
-    `version` is that of the frames, `reasons` say why other transports were passed over.
+    `version` is that of the frames; `offers` come best first, `secret` opens a connection of any;
+    `reasons` say why other transports are not among them.
     """
 
     number: int
     version: int
-    transport: str
+    offers: tuple[s.Offer, ...]
     reasons: tuple[str, ...]
-    host: str
-    port: int
     secret: bytes
 
 
@@ -261,26 +260,19 @@ class ServerClient:
         self._channel = Channel(address, credentials, role="server")
         self._stub = ServerStub(self._channel.grpc)  # type: ignore[no-untyped-call]
 
-    def negotiate(
-        self, transport: str = "auto", *, versions: Sequence[int] = DATA_VERSIONS
-    ) -> Offer:
-        """Agree how rows travel; `transport` is "auto", "tcp" or "grpc".
+    def negotiate(self, *, versions: Sequence[int] = DATA_VERSIONS) -> Terms:
+        """Ask how rows can travel.
 
         Raises:
-            InvalidArgument: no version in common, or an unknown transport.
-            Unavailable: the transport that was asked for cannot be had; the message says why.
+            InvalidArgument: no version in common.
         """
-        request = s.NegotiateRequest(
-            host_identity=host_identity(), versions=versions, transport=transport
-        )
+        request = s.NegotiateRequest(host_identity=host_identity(), versions=versions)
         reply = self._channel.call(self._stub.Negotiate, request, self._timeout_s, what="negotiate")
-        return Offer(
+        return Terms(
             number=reply.number,
             version=reply.version,
-            transport=reply.transport,
+            offers=tuple(reply.offers),
             reasons=tuple(reply.reasons),
-            host=reply.tcp_host,
-            port=reply.tcp_port,
             secret=reply.secret,
         )
 

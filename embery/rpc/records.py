@@ -31,7 +31,7 @@ class ServerInfo:
     Args:
         number: of the server in the cluster.
         address: "HOST:PORT" of its gRPC service.
-        host_identity: equal for processes that can share memory.
+        host_identity: equal for processes on one machine.
         state: "joining", "live", "lost" (missed its lease) or "left" (ended cleanly).
     """
 

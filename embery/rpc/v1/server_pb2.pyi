@@ -8,32 +8,48 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class NegotiateRequest(_message.Message):
-    __slots__ = ("host_identity", "versions", "transport")
+    __slots__ = ("host_identity", "versions")
     HOST_IDENTITY_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
-    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     host_identity: str
     versions: _containers.RepeatedScalarFieldContainer[int]
-    transport: str
-    def __init__(self, host_identity: _Optional[str] = ..., versions: _Optional[_Iterable[int]] = ..., transport: _Optional[str] = ...) -> None: ...
+    def __init__(self, host_identity: _Optional[str] = ..., versions: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class NegotiateReply(_message.Message):
-    __slots__ = ("number", "version", "transport", "reasons", "tcp_host", "tcp_port", "secret")
+    __slots__ = ("number", "version", "offers", "reasons", "secret")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
-    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    OFFERS_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
-    TCP_HOST_FIELD_NUMBER: _ClassVar[int]
-    TCP_PORT_FIELD_NUMBER: _ClassVar[int]
     SECRET_FIELD_NUMBER: _ClassVar[int]
     number: int
     version: int
-    transport: str
+    offers: _containers.RepeatedCompositeFieldContainer[Offer]
     reasons: _containers.RepeatedScalarFieldContainer[str]
-    tcp_host: str
-    tcp_port: int
     secret: bytes
-    def __init__(self, number: _Optional[int] = ..., version: _Optional[int] = ..., transport: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., tcp_host: _Optional[str] = ..., tcp_port: _Optional[int] = ..., secret: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., version: _Optional[int] = ..., offers: _Optional[_Iterable[_Union[Offer, _Mapping]]] = ..., reasons: _Optional[_Iterable[str]] = ..., secret: _Optional[bytes] = ...) -> None: ...
+
+class Offer(_message.Message):
+    __slots__ = ("tcp", "shm")
+    TCP_FIELD_NUMBER: _ClassVar[int]
+    SHM_FIELD_NUMBER: _ClassVar[int]
+    tcp: TcpOffer
+    shm: ShmOffer
+    def __init__(self, tcp: _Optional[_Union[TcpOffer, _Mapping]] = ..., shm: _Optional[_Union[ShmOffer, _Mapping]] = ...) -> None: ...
+
+class TcpOffer(_message.Message):
+    __slots__ = ("host", "port")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    port: int
+    def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ...) -> None: ...
+
+class ShmOffer(_message.Message):
+    __slots__ = ("socket",)
+    SOCKET_FIELD_NUMBER: _ClassVar[int]
+    socket: str
+    def __init__(self, socket: _Optional[str] = ...) -> None: ...
 
 class CreateServerTableRequest(_message.Message):
     __slots__ = ("definition_json",)

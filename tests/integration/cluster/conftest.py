@@ -14,9 +14,9 @@ plane = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(plane)
 
 
-@pytest.fixture(params=["call", "tcp"])
+@pytest.fixture(params=["call", "shm", "tcp"])
 def transport(request: pytest.FixtureRequest) -> str:
-    """Return how frames travel: through a Python callable, or over TCP."""
+    """Return how frames travel: through a Python callable, shared memory, or TCP."""
     return str(request.param)
 
 

@@ -28,7 +28,8 @@ class Plane:
     def __init__(self, tables: Sequence[em.Table], *, servers: int, transport: str) -> None:
         self.transport = transport
         self.tables = {table.name: table for table in tables}
-        self.stores, self.servers, self.ports = [], [], []
+        self.stores, self.servers = [], []
+        self.addresses: list[Any] = []
         self.owners = owners_of(servers)
         for number in range(servers):
             store = _native.Store(1, "auto")
@@ -39,8 +40,13 @@ class Plane:
             server.set_routing(1, self.owners, np.ones(SLOTS, np.uint64))
             self.stores.append(store)
             self.servers.append(server)
-            self.ports.append(server.listen_tcp("127.0.0.1", 0) if transport == "tcp" else 0)
+            self.addresses.append(self._listen(server))
         self.sequence = 0
+
+    def _listen(self, server: Any) -> Any:
+        if self.transport == "tcp":
+            return server.listen_tcp("127.0.0.1", 0)
+        return server.listen_shm() if self.transport == "shm" else None
 
     def client(self, number: int = 1, *, owners: NDArray[np.uint16] | None = None) -> Any:
         client = _native.Client(number)
@@ -50,8 +56,11 @@ class Plane:
         return client
 
     def connect(self, client: Any, server: int) -> None:
+        address = self.addresses[server]
         if self.transport == "tcp":
-            client.connect_tcp(server, "127.0.0.1", self.ports[server], SECRET, TIMEOUT_S)
+            client.connect_tcp(server, "127.0.0.1", address, SECRET, TIMEOUT_S)
+        elif self.transport == "shm":
+            client.connect_shm(server, address, SECRET, TIMEOUT_S)
         else:
             client.connect_call(server, self.servers[server].handle)
 

@@ -35,8 +35,8 @@ def trained(store: em.Store) -> dict[str, Any]:
     return {"read": read, "rows": rows, "stats": stats, "row": store.inspect("a", int(keys[0]))}
 
 
-@pytest.mark.parametrize("transport", ["tcp", "grpc"])
-@pytest.mark.parametrize("servers", [1, 2, 3])
+@pytest.mark.parametrize("transport", ["shm", "tcp", "grpc"])
+@pytest.mark.parametrize("servers", [1, 2, 3, 5])
 def test_any_number_of_servers_gives_the_bits_of_the_embedded_store(
     run_cluster: Any, servers: int, transport: str
 ) -> None:
@@ -104,7 +104,7 @@ def test_a_coordinator_that_is_not_there_is_named() -> None:
         em.connect("embery://127.0.0.1:1", timeout_s=2.0)
 
 
-@pytest.mark.parametrize("transport", ["shm", "carrier pigeon"])
+@pytest.mark.parametrize("transport", ["SHM", "carrier pigeon"])
 def test_a_transport_that_does_not_exist_is_refused(url: str, transport: str) -> None:
     with pytest.raises(em.InvalidArgument, match=f"unknown transport {transport!r}"):
         em.connect(url, transport=transport)

@@ -76,7 +76,7 @@ def received(connection: socket.socket, count: int) -> bytes:
 def raw(make_plane: Any) -> Iterator[tuple[Any, socket.socket]]:
     """Return a plane of one server and a bare socket that is connected to it."""
     plane = make_plane([COUNTS], servers=1)
-    with socket.create_connection(("127.0.0.1", plane.ports[0]), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", plane.addresses[0]), timeout=10) as connection:
         yield plane, connection
 
 
@@ -86,7 +86,7 @@ def test_a_wrong_secret_is_refused(make_plane: Any) -> None:
     with pytest.raises(
         em.Unauthenticated, match=r"server 0 at 127\.0\.0\.1:\d+: the secret is not"
     ):
-        client.connect_tcp(0, "127.0.0.1", plane.ports[0], b"another of enough bytes!", 10.0)
+        client.connect_tcp(0, "127.0.0.1", plane.addresses[0], b"another of enough bytes!", 10.0)
     eventually(lambda: plane.servers[0].stats()["connections"] == 0)
     assert plane.servers[0].stats()["unauthenticated"] == 1
 
@@ -178,13 +178,13 @@ def test_a_stopped_server_is_unavailable_and_named(make_plane: Any) -> None:
     plane.pull(client, keys)
     plane.servers[1].stop()
     for _ in range(2):  # By the connection it had, and by a new one.
-        with pytest.raises(em.Unavailable, match=rf"server 1 at 127\.0\.0\.1:{plane.ports[1]}"):
+        with pytest.raises(em.Unavailable, match=rf"server 1 at 127\.0\.0\.1:{plane.addresses[1]}"):
             plane.pull(client, keys)
 
 
 def test_a_port_in_use_and_an_unknown_host_say_so(make_plane: Any) -> None:
     plane = make_plane([COUNTS], servers=1)
-    taken = plane.ports[0]
+    taken = plane.addresses[0]
     with pytest.raises(em.Unavailable, match=rf"127\.0\.0\.1:{taken}: Address already in use"):
         plane.servers[0].listen_tcp("127.0.0.1", taken)
     with pytest.raises(em.Unavailable, match=r"unknown host 'no\.such\.host\.invalid'"):

@@ -11,25 +11,31 @@ import numpy as np
 import pytest
 
 import embery as em
+from embery import _native
 from embery.errors import InvalidArgument, Unavailable
-from embery.ps.service import DataAddress, ServerService
+from embery.ps.service import DataPlane, ServerService
 from embery.ps.tables import ServedTables
+from embery.rpc.address import host_identity
 from embery.rpc.client import ServerClient
 from embery.rpc.credentials import Credentials
 from embery.rpc.serving import RpcServer
+from embery.rpc.transports import connect
+from embery.rpc.v1 import server_pb2 as s
 from embery.rpc.v1.server_pb2_grpc import add_ServerServicer_to_server
 
 SECRET = b"a secret of enough bytes"
-TCP = DataAddress("127.0.0.1", 4242)
-NO_TCP = DataAddress("", 0, "it is not encrypted, and this cluster uses TLS")
+SHM = s.Offer(shm=s.ShmOffer(socket="embery-nowhere"))
+TCP = s.Offer(tcp=s.TcpOffer(host="127.0.0.1", port=1))
+NO_TCP = "tcp: it is not encrypted, and this cluster uses TLS"
+ALL = DataPlane((SHM, TCP), (), host_identity())
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[DataAddress], ServerClient]]:
+def serve() -> Iterator[Callable[[DataPlane], ServerClient]]:
     """Return what serves with a data address, and returns a client."""
     running: list[tuple[RpcServer, ServedTables, ServerClient]] = []
 
-    def serve_one(data: DataAddress) -> ServerClient:
+    def serve_one(data: DataPlane) -> ServerClient:
         rpc = RpcServer("127.0.0.1", 0, Credentials())
         tables = ServedTables(3, SECRET, 1)
         add: Any = add_ServerServicer_to_server
@@ -45,37 +51,47 @@ def serve() -> Iterator[Callable[[DataAddress], ServerClient]]:
         rpc.stop()
 
 
-def test_tcp_is_offered_with_address_and_secret(serve: Any) -> None:
-    offer = serve(TCP).negotiate()
-    assert (offer.number, offer.version, offer.transport) == (3, 1, "tcp")
-    assert (offer.host, offer.port, offer.secret) == ("127.0.0.1", 4242, SECRET)
+def test_offers_come_best_first_with_what_opens_them(serve: Any) -> None:
+    terms = serve(ALL).negotiate()
+    assert (terms.number, terms.version, terms.secret) == (3, 1, SECRET)
+    assert (terms.offers, terms.reasons) == ((SHM, TCP), ())
 
 
-def test_grpc_gives_no_secret_away(serve: Any) -> None:
-    offer = serve(TCP).negotiate("grpc")
-    assert (offer.transport, offer.host, offer.secret) == ("grpc", "", b"")
-    assert offer.reasons == ("tcp: grpc was asked for",)
+def test_memory_is_offered_on_the_same_machine_only(serve: Any) -> None:
+    terms = serve(DataPlane((SHM, TCP), (), "another boot")).negotiate()
+    assert (terms.offers, terms.reasons) == ((TCP,), ("shm: worker and server share no host",))
 
 
-def test_without_tcp_the_best_is_grpc_and_the_reason_is_told(serve: Any) -> None:
-    client = serve(NO_TCP)
-    offer = client.negotiate("auto")
-    assert (offer.transport, offer.reasons) == ("grpc", (f"tcp: {NO_TCP.reason}",))
-    with pytest.raises(Unavailable, match="tcp was asked for: it is not encrypted"):
-        client.negotiate("tcp")
+def test_the_first_that_can_be_had_is_taken_and_reasons_are_kept(serve: Any) -> None:
+    client, server = _native.Client(7), serve(ALL)
+    name, reasons = connect(client, 3, server, "auto", 10.0)
+    assert name == "grpc"
+    assert [reason.partition(":")[0] for reason in reasons] == ["shm", "tcp"]
+    assert all("Connection refused" in reason for reason in reasons)
+    assert connect(client, 3, server, "grpc", 10.0)[0] == "grpc"
+
+
+@pytest.mark.parametrize("wanted", ["shm", "tcp"])
+def test_a_transport_that_is_asked_for_is_had_or_the_reason_told(serve: Any, wanted: str) -> None:
+    client = _native.Client(7)
+    refused = f"transport {wanted} to server 3 .* cannot be had: {wanted}: .*Connection refused"
+    with pytest.raises(Unavailable, match=refused):
+        connect(client, 3, serve(ALL), wanted, 10.0)
+    with pytest.raises(Unavailable, match=f"{wanted}.*does not offer it"):
+        connect(client, 3, serve(DataPlane((), (), host_identity())), wanted, 10.0)
+    with pytest.raises(Unavailable, match="cannot be had: tcp: it is not encrypted"):
+        connect(client, 3, serve(DataPlane((), (NO_TCP,), host_identity())), "tcp", 10.0)
 
 
 def test_versions_that_do_not_match_are_told_apart(serve: Any) -> None:
-    client = serve(TCP)
+    client = serve(ALL)
     assert client.negotiate(versions=(1, 2)).version == 1
     with pytest.raises(InvalidArgument, match=r"versions \[7, 8\].*expected one of \[1\]"):
         client.negotiate(versions=(7, 8))
-    with pytest.raises(InvalidArgument, match="'pigeon'"):
-        client.negotiate("pigeon")
 
 
 def test_a_malformed_frame_is_an_error_of_its_call_only(serve: Any) -> None:
-    client = serve(TCP)
+    client = serve(ALL)
     for frame in (b"nonsense", b"x" * (5 << 20)):
         with pytest.raises(InvalidArgument):
             client.call(frame)

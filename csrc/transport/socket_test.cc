@@ -1,5 +1,9 @@
 // Connections and listener over loopback, with a handler that gives back what it was sent.
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstring>
 #include <memory>
@@ -10,8 +14,9 @@
 
 #include "base/mutex.h"
 #include "base/testing.h"
-#include "transport/tcp_connection.h"
-#include "transport/tcp_listener.h"
+#include "transport/connectors.h"
+#include "transport/shared_areas.h"
+#include "transport/socket_listener.h"
 #include "wire/messages.h"
 
 namespace embery {
@@ -68,14 +73,20 @@ class Echo final : public Handler {
 };
 
 struct Fixture {
+  explicit Fixture(Sharing sharing) : shares(sharing == Sharing::kMemory) {}
+
+  const bool shares;
   Echo echo;
   BodyPool pool;
   ListenerStats stats;
-  std::unique_ptr<TcpListener> listener =
-      std::move(TcpListener::Open({"127.0.0.1", 0, 3}, echo, pool, stats)).value();
+  std::unique_ptr<SocketListener> listener =
+      std::move(shares ? SocketListener::OpenShm(3, echo, pool, stats)
+                       : SocketListener::OpenTcp("127.0.0.1", 0, 3, echo, pool, stats))
+          .value();
 
   std::unique_ptr<Connector> connector(const std::string& secret = kSecret) const {
-    return MakeTcpConnector({3, "127.0.0.1", listener->port(), ""}, 1, secret);
+    return shares ? MakeShmConnector({3, listener->name()}, 1, secret)
+                  : MakeTcpConnector({3, "127.0.0.1", listener->port(), ""}, 1, secret);
   }
 };
 
@@ -110,8 +121,8 @@ Status Exchange(Connection& connection, FrameType type, const std::vector<std::b
   return Status::Ok();
 }
 
-TEST(BodiesOfAllSizesComeBack) {
-  const Fixture fixture;
+void BodiesOfAllSizesComeBack(Sharing sharing) {
+  const Fixture fixture(sharing);
   const auto connection = std::move(fixture.connector()->Open(Soon())).value();
   uint8_t seed = 0;
   for (const size_t bytes : {0U, 1U, 8U, 4095U, 300'000U, 20'000'000U, 5U}) {
@@ -121,8 +132,8 @@ TEST(BodiesOfAllSizesComeBack) {
   CHECK_TRUE(fixture.stats.bytes_in.load() > 20'300'000);
 }
 
-TEST(ManyConnectionsAreServedAtOnce) {
-  const Fixture fixture;
+void ManyConnectionsAreServedAtOnce(Sharing sharing) {
+  const Fixture fixture(sharing);
   std::vector<std::thread> threads;
   for (uint8_t t = 0; t < 16; ++t) {
     threads.emplace_back([&fixture, t] {
@@ -137,14 +148,14 @@ TEST(ManyConnectionsAreServedAtOnce) {
   CHECK_EQ(fixture.stats.accepted.load(), 16U);
 }
 
-TEST(WrongSecretIsUnauthenticated) {
-  const Fixture fixture;
+void WrongSecretIsUnauthenticated(Sharing sharing) {
+  const Fixture fixture(sharing);
   const auto connection = fixture.connector(std::string(32, 'x'))->Open(Soon());
   CHECK_TRUE(connection.status().code() == StatusCode::kUnauthenticated);
 }
 
-TEST(ReplyThatIsHeldBackComesFromAnotherThread) {
-  Fixture fixture;
+void ReplyThatIsHeldBackComesFromAnotherThread(Sharing sharing) {
+  Fixture fixture(sharing);
   const auto connection = std::move(fixture.connector()->Open(Soon())).value();
   std::thread releasing([&fixture] {
     while (fixture.echo.held() == 0) std::this_thread::yield();
@@ -155,8 +166,8 @@ TEST(ReplyThatIsHeldBackComesFromAnotherThread) {
   CHECK_TRUE(Exchange(*connection, FrameType::kPull, Pattern(1000, 2), Soon()).ok());
 }
 
-TEST(ReplyToAClientThatLeftIsDropped) {
-  Fixture fixture;
+void ReplyToAClientThatLeftIsDropped(Sharing sharing) {
+  Fixture fixture(sharing);
   auto connection = std::move(fixture.connector()->Open(Soon())).value();
   const auto left =
       Exchange(*connection, FrameType::kPush, Pattern(1000, 1), In(std::chrono::milliseconds(5)));
@@ -170,8 +181,8 @@ TEST(ReplyToAClientThatLeftIsDropped) {
   CHECK_TRUE(Exchange(*next, FrameType::kPull, Pattern(10, 1), Soon()).ok());
 }
 
-TEST(StopClosesConnectionsAndTheirCallersNotice) {
-  Fixture fixture;
+void StopClosesConnectionsAndTheirCallersNotice(Sharing sharing) {
+  Fixture fixture(sharing);
   std::vector<std::thread> threads;
   for (uint8_t t = 0; t < 4; ++t) {
     threads.emplace_back([&fixture] {
@@ -189,6 +200,105 @@ TEST(StopClosesConnectionsAndTheirCallersNotice) {
   CHECK_EQ(fixture.stats.connections.load(), 0U);
   const Status refused = fixture.connector()->Open(Soon()).status();
   CHECK_TRUE(refused.code() == StatusCode::kUnavailable);
+}
+
+TEST(BodiesOfAllSizesComeBackOverTcp) { BodiesOfAllSizesComeBack(Sharing::kNothing); }
+TEST(BodiesOfAllSizesComeBackOverSharedMemory) { BodiesOfAllSizesComeBack(Sharing::kMemory); }
+TEST(ManyConnectionsAreServedAtOnceOverTcp) { ManyConnectionsAreServedAtOnce(Sharing::kNothing); }
+TEST(ManyConnectionsAreServedAtOnceOverSharedMemory) {
+  ManyConnectionsAreServedAtOnce(Sharing::kMemory);
+}
+TEST(WrongSecretIsUnauthenticatedOverTcp) { WrongSecretIsUnauthenticated(Sharing::kNothing); }
+TEST(WrongSecretIsUnauthenticatedOverSharedMemory) {
+  WrongSecretIsUnauthenticated(Sharing::kMemory);
+}
+TEST(ReplyThatIsHeldBackComesFromAnotherThreadOverTcp) {
+  ReplyThatIsHeldBackComesFromAnotherThread(Sharing::kNothing);
+}
+TEST(ReplyThatIsHeldBackComesFromAnotherThreadOverSharedMemory) {
+  ReplyThatIsHeldBackComesFromAnotherThread(Sharing::kMemory);
+}
+TEST(ReplyToAClientThatLeftIsDroppedOverTcp) { ReplyToAClientThatLeftIsDropped(Sharing::kNothing); }
+TEST(ReplyToAClientThatLeftIsDroppedOverSharedMemory) {
+  ReplyToAClientThatLeftIsDropped(Sharing::kMemory);
+}
+TEST(StopClosesConnectionsAndTheirCallersNoticeOverTcp) {
+  StopClosesConnectionsAndTheirCallersNotice(Sharing::kNothing);
+}
+TEST(StopClosesConnectionsAndTheirCallersNoticeOverSharedMemory) {
+  StopClosesConnectionsAndTheirCallersNotice(Sharing::kMemory);
+}
+
+// A socket that speaks to a listener of shared memory as a client would, but for its mistakes.
+struct RawClient {
+  explicit RawClient(const Fixture& fixture) {
+    const SocketAddress to = AbstractAddress(fixture.listener->name()).value();
+    CHECK_TRUE(connect(socket.fd(), reinterpret_cast<const sockaddr*>(&to.storage), to.bytes) == 0);
+    const std::vector<std::byte> hello = EncodeHello(1, kSecret);
+    Send(FrameType::kHello, static_cast<uint32_t>(hello.size()), hello, -1);
+    std::array<std::byte, kHeaderBytes + ReplyRowsOffset(0)> reply;
+    CHECK_TRUE(ReadInto(socket.fd(), reply).end == Transfer::End::kDone);
+  }
+
+  void Send(FrameType type, uint32_t body_bytes, std::span<const std::byte> body, int descriptor) {
+    std::array<std::byte, kHeaderBytes> header;
+    EncodeHeader({type, 1, body_bytes}, header.data());
+    Outgoing outgoing;
+    outgoing.Add(header);
+    outgoing.Add(body);
+    outgoing.Pass(descriptor);
+    CHECK_TRUE(outgoing.Send(socket.fd()).end == Transfer::End::kDone);
+  }
+
+  bool IsClosedByTheOtherEnd() {
+    std::byte next;
+    return ReadInto(socket.fd(), {&next, 1}).end == Transfer::End::kClosed;
+  }
+
+  Socket socket{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+};
+
+TEST(BodyThatIsNotInTheSharedMemoryClosesItsConnectionOnly) {
+  const Fixture fixture(Sharing::kMemory);
+  const auto other = std::move(fixture.connector()->Open(Soon())).value();
+  const auto area = SharedArea::Create(4096).value();
+  RawClient nothing_shared(fixture);
+  nothing_shared.Send(FrameType::kPull, 5000, {}, -1);
+  CHECK_TRUE(nothing_shared.IsClosedByTheOtherEnd());
+  RawClient too_little(fixture);
+  too_little.Send(FrameType::kPull, 5000, {}, area->descriptor());
+  CHECK_TRUE(too_little.IsClosedByTheOtherEnd());
+  CHECK_EQ(fixture.stats.malformed.load(), 2U);
+  CHECK_TRUE(Exchange(*other, FrameType::kPull, Pattern(5000, 1), Soon()).ok());
+}
+
+TEST(MemoryThatCouldShrinkIsRefused) {
+  const Fixture fixture(Sharing::kMemory);
+  const Socket unsealed(memfd_create("unsealed", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  CHECK_TRUE(ftruncate(unsealed.fd(), 1 << 20) == 0);
+  RawClient client(fixture);
+  client.Send(FrameType::kPull, 5000, {}, unsealed.fd());
+  CHECK_TRUE(client.IsClosedByTheOtherEnd());
+  CHECK_EQ(fixture.stats.malformed.load(), 1U);
+}
+
+TEST(BodyWrittenIntoPlaceIsSentFromThere) {
+  const Fixture fixture(Sharing::kMemory);
+  const auto connection = std::move(fixture.connector()->Open(Soon())).value();
+  for (const size_t bytes : {5000U, 3'000'000U, 2000U}) {
+    const auto data = Pattern(bytes, 9);
+    std::byte* place = connection->Place(bytes);
+    std::copy(data.begin(), data.end(), place);
+    const std::span<const std::byte> body[] = {{place, 1000}, {place + 1000, bytes - 1000}};
+    CHECK_TRUE(connection->Start(FrameType::kPull, body, bytes).ok());
+    Result<bool> done = false;
+    while (!(done = connection->Advance()).value()) {
+      const pollfd awaited = connection->Awaited();
+      CHECK_TRUE(WaitForAny({&awaited, 1}, Soon()));
+    }
+    CHECK_TRUE(std::equal(data.begin(), data.end(), connection->reply().begin()));
+  }
+  CHECK_TRUE(connection->Place(100) == nullptr);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// A client's connections over TCP.
+// A client's connections over sockets: TCP, or a Unix socket with shared memory for large bodies.
 //
 // Thread-safety: as Connector and Connection say. Ownership: a connection owns its socket, and
 // shares the memory for replies with the others of its connector.
@@ -20,6 +20,14 @@ struct TcpAddress {
 };
 
 std::unique_ptr<Connector> MakeTcpConnector(const TcpAddress& address, uint64_t client,
+                                            const std::string& secret);
+
+struct ShmAddress {
+  uint16_t server;
+  std::string socket;  // Its name among the abstract ones.
+};
+
+std::unique_ptr<Connector> MakeShmConnector(const ShmAddress& address, uint64_t client,
                                             const std::string& secret);
 
 }  // namespace embery

@@ -1,5 +1,5 @@
-// A server's end of TCP: threads that share one epoll, each taking a connection that is ready,
-// reading what it sent, and answering.
+// A server's end of its sockets, TCP or Unix with shared memory: threads that share one epoll, each
+// taking a connection that is ready, reading what it sent, and answering.
 //
 // A connection has one request at a time. Its events are one-shot, so that one thread at a time
 // serves it; while a push waits for those of other workers only a hang-up is awaited.
@@ -21,25 +21,26 @@
 #include "base/status.h"
 #include "transport/handler.h"
 #include "transport/listener.h"
+#include "transport/shared_areas.h"
 #include "transport/socket.h"
+#include "transport/socket_connection.h"
 
 namespace embery {
 
-class TcpListener final : public Listener {
+class SocketListener final : public Listener {
  public:
   static constexpr size_t kConnectionsMax = 4096;
 
-  struct Options {
-    std::string host;
-    uint16_t port;  // 0 picks a free one.
-    int threads;
-  };
+  // At a port of its own choice if `port` is 0.
+  static Result<std::unique_ptr<SocketListener>> OpenTcp(const std::string& host, uint16_t port,
+                                                         int threads, Handler& handler,
+                                                         BodyPool& pool, ListenerStats& stats);
+  static Result<std::unique_ptr<SocketListener>> OpenShm(int threads, Handler& handler,
+                                                         BodyPool& pool, ListenerStats& stats);
+  ~SocketListener() override { StopAll(); }
 
-  static Result<std::unique_ptr<TcpListener>> Open(const Options& options, Handler& handler,
-                                                   BodyPool& pool, ListenerStats& stats);
-  ~TcpListener() override { StopAll(); }
-
-  uint16_t port() const { return port_; }
+  uint16_t port() const { return port_; }            // Of TCP.
+  const std::string& name() const { return name_; }  // Of shared memory: what nobody can guess.
   void Stop() override { StopAll(); }
 
  private:
@@ -49,6 +50,7 @@ class TcpListener final : public Listener {
   struct Peer {
     Id id = 0;
     Socket socket;
+    std::shared_ptr<SharedAreas> areas;  // Null over TCP. Whoever handles a request uses it.
     const std::shared_ptr<std::atomic<bool>> gone = std::make_shared<std::atomic<bool>>(false);
     Mutex mutex;
     bool greeted GUARDED_BY(mutex) = false;
@@ -65,10 +67,11 @@ class TcpListener final : public Listener {
   };
   enum class Progress : uint8_t { kWait, kComplete, kClose };
 
-  TcpListener(Handler& handler, BodyPool& pool, ListenerStats& stats)
-      : handler_(handler), pool_(pool), stats_(stats) {}
+  SocketListener(Sharing sharing, Handler& handler, BodyPool& pool, ListenerStats& stats)
+      : sharing_(sharing), handler_(handler), pool_(pool), stats_(stats) {}
 
-  Status Bind(const Options& options);
+  Status BindTcp(const std::string& host, uint16_t port);
+  Status BindShm();
   Status StartThreads(int threads);
   void Loop();
   void AcceptAll();
@@ -77,11 +80,13 @@ class TcpListener final : public Listener {
   bool BeginBody(Peer& peer) REQUIRES(peer.mutex);
   void Answer(const std::shared_ptr<Peer>& peer, Reply reply) EXCLUDES(mutex_);
   void Send(Peer& peer) REQUIRES(peer.mutex);
+  static bool IsShared(const Peer& peer, size_t body_bytes);
   void Arm(Peer& peer, uint32_t events) REQUIRES(peer.mutex);
   void Close(Peer& peer) REQUIRES(peer.mutex) EXCLUDES(mutex_);
   std::shared_ptr<Peer> Find(Id id) EXCLUDES(mutex_);
   void StopAll() EXCLUDES(mutex_);
 
+  const Sharing sharing_;
   Handler& handler_;
   BodyPool& pool_;
   ListenerStats& stats_;
@@ -90,6 +95,7 @@ class TcpListener final : public Listener {
   Socket wake_;   // An eventfd that, once written, wakes every thread for good.
   Socket spare_;  // Given up for a moment to turn a client away when descriptors run out.
   uint16_t port_ = 0;
+  std::string name_;
   std::vector<std::thread> threads_;
   Mutex mutex_;
   bool stopped_ GUARDED_BY(mutex_) = false;

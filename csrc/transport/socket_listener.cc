@@ -1,9 +1,10 @@
-#include "transport/tcp_listener.h"
+#include "transport/socket_listener.h"
 
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/random.h>
 
 #include <cerrno>
 #include <utility>
@@ -32,17 +33,49 @@ uint16_t PortOf(int fd) {
 
 // ---- life cycle ---------------------------------------------------------------------------------
 
-Result<std::unique_ptr<TcpListener>> TcpListener::Open(const Options& options, Handler& handler,
-                                                       BodyPool& pool, ListenerStats& stats) {
-  std::unique_ptr<TcpListener> listener(new TcpListener(handler, pool, stats));
-  EMBERY_RETURN_IF_ERROR(listener->Bind(options));
-  EMBERY_RETURN_IF_ERROR(listener->StartThreads(options.threads));
+Result<std::unique_ptr<SocketListener>> SocketListener::OpenTcp(const std::string& host,
+                                                                uint16_t port, int threads,
+                                                                Handler& handler, BodyPool& pool,
+                                                                ListenerStats& stats) {
+  std::unique_ptr<SocketListener> listener(
+      new SocketListener(Sharing::kNothing, handler, pool, stats));
+  EMBERY_RETURN_IF_ERROR(listener->BindTcp(host, port));
+  EMBERY_RETURN_IF_ERROR(listener->StartThreads(threads));
   return listener;
 }
 
-Status TcpListener::Bind(const Options& options) {
-  const std::string where = "listen_tcp: " + options.host + ":" + std::to_string(options.port);
-  const Result<std::vector<SocketAddress>> addresses = Resolve(options.host, options.port);
+Result<std::unique_ptr<SocketListener>> SocketListener::OpenShm(int threads, Handler& handler,
+                                                                BodyPool& pool,
+                                                                ListenerStats& stats) {
+  std::unique_ptr<SocketListener> listener(
+      new SocketListener(Sharing::kMemory, handler, pool, stats));
+  EMBERY_RETURN_IF_ERROR(listener->BindShm());
+  EMBERY_RETURN_IF_ERROR(listener->StartThreads(threads));
+  return listener;
+}
+
+Status SocketListener::BindShm() {
+  // A name that was never used before, so that nobody takes another server for this one.
+  uint64_t random[2];
+  if (getrandom(random, sizeof(random), 0) != sizeof(random)) {
+    return Status::Unavailable("listen_shm: no random numbers (" + ErrorText(errno) + ")");
+  }
+  name_ = "embery-" + std::to_string(random[0]) + "-" + std::to_string(random[1]);
+  const Result<SocketAddress> address = AbstractAddress(name_);
+  if (!address.ok()) return address.status();
+  listening_ = Socket(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!listening_ ||
+      bind(listening_.fd(), reinterpret_cast<const sockaddr*>(&address.value().storage),
+           address.value().bytes) != 0 ||
+      listen(listening_.fd(), kBacklog) != 0) {
+    return Status::Unavailable("listen_shm: no Unix socket (" + ErrorText(errno) + ")");
+  }
+  return Status::Ok();
+}
+
+Status SocketListener::BindTcp(const std::string& host, uint16_t port) {
+  const std::string where = "listen_tcp: " + host + ":" + std::to_string(port);
+  const Result<std::vector<SocketAddress>> addresses = Resolve(host, port);
   if (!addresses.ok()) return Status::Unavailable(where + ": " + addresses.status().message());
   const SocketAddress& address = addresses.value().front();
   listening_ =
@@ -60,12 +93,12 @@ Status TcpListener::Bind(const Options& options) {
   return Status::Ok();
 }
 
-Status TcpListener::StartThreads(int threads) {
+Status SocketListener::StartThreads(int threads) {
   epoll_ = Socket(epoll_create1(EPOLL_CLOEXEC));
   wake_ = Socket(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   spare_ = Socket(open("/dev/null", O_RDONLY | O_CLOEXEC));
   if (!epoll_ || !wake_ || !spare_) {
-    return Status::ResourceExhausted("listen_tcp: no file descriptor is left");
+    return Status::ResourceExhausted("listen: no file descriptor is left");
   }
   epoll_event wake{EPOLLIN, {.u64 = kWakeId}};
   epoll_event listening{EPOLLIN | EPOLLEXCLUSIVE, {.u64 = kListeningId}};
@@ -75,7 +108,7 @@ Status TcpListener::StartThreads(int threads) {
   return Status::Ok();
 }
 
-void TcpListener::StopAll() {
+void SocketListener::StopAll() {
   {
     const MutexLock lock(mutex_);
     if (std::exchange(stopped_, true)) return;
@@ -96,7 +129,7 @@ void TcpListener::StopAll() {
 
 // ---- events -------------------------------------------------------------------------------------
 
-void TcpListener::Loop() {
+void SocketListener::Loop() {
   while (true) {
     epoll_event event;
     const int ready = epoll_wait(epoll_.fd(), &event, 1, -1);
@@ -110,13 +143,13 @@ void TcpListener::Loop() {
   }
 }
 
-std::shared_ptr<TcpListener::Peer> TcpListener::Find(Id id) {
+std::shared_ptr<SocketListener::Peer> SocketListener::Find(Id id) {
   const MutexLock lock(mutex_);
   const auto at = peers_.find(id);
   return at == peers_.end() ? nullptr : at->second;
 }
 
-void TcpListener::AcceptAll() {
+void SocketListener::AcceptAll() {
   while (true) {
     Socket made(accept4(listening_.fd(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (!made && (errno == EMFILE || errno == ENFILE)) {
@@ -130,9 +163,13 @@ void TcpListener::AcceptAll() {
     }
     if (!made && (errno == EINTR || errno == ECONNABORTED)) continue;
     if (!made) return;
-    const int on = 1;
-    setsockopt(made.fd(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     const auto peer = std::make_shared<Peer>();
+    if (sharing_ == Sharing::kMemory) {
+      peer->areas = std::make_shared<SharedAreas>();
+    } else {
+      const int on = 1;
+      setsockopt(made.fd(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    }
     peer->socket = std::move(made);
     {
       const MutexLock lock(mutex_);
@@ -147,12 +184,12 @@ void TcpListener::AcceptAll() {
   }
 }
 
-void TcpListener::Arm(Peer& peer, uint32_t events) {
+void SocketListener::Arm(Peer& peer, uint32_t events) {
   epoll_event event{events | EPOLLONESHOT, {.u64 = peer.id}};
   epoll_ctl(epoll_.fd(), EPOLL_CTL_MOD, peer.socket.fd(), &event);
 }
 
-void TcpListener::Close(Peer& peer) {
+void SocketListener::Close(Peer& peer) {
   if (std::exchange(peer.closed, true)) return;
   peer.gone->store(true);
   epoll_ctl(epoll_.fd(), EPOLL_CTL_DEL, peer.socket.fd(), nullptr);
@@ -164,7 +201,7 @@ void TcpListener::Close(Peer& peer) {
 
 // ---- requests -----------------------------------------------------------------------------------
 
-bool TcpListener::BeginBody(Peer& peer) {
+bool SocketListener::BeginBody(Peer& peer) {
   const uint32_t bytes_max = peer.greeted ? kBodyBytesMax : kHelloBytesMax;
   const Result<FrameHeader> header = DecodeHeader(peer.header, bytes_max);
   if (!header.ok()) {
@@ -172,17 +209,34 @@ bool TcpListener::BeginBody(Peer& peer) {
     return false;
   }
   peer.request = header.value();
-  peer.body = Body::Take(pool_, peer.request.body_bytes);
   peer.body_got = 0;
+  if (IsShared(peer, peer.request.body_bytes)) {
+    Result<Body> received = peer.areas->Received(peer.request.body_bytes);
+    if (!received.ok()) {
+      Count(stats_.malformed, 1);
+      return false;
+    }
+    peer.body = std::move(received).value();
+    peer.body_got = peer.body.size();
+    Count(stats_.bytes_in, peer.body.size());
+    return true;
+  }
+  peer.body = Body::Take(pool_, peer.request.body_bytes);
   return peer.body.size() == 0 || peer.body.data() != nullptr;
 }
 
-TcpListener::Progress TcpListener::ReadFrame(Peer& peer) {
+SocketListener::Progress SocketListener::ReadFrame(Peer& peer) {
   if (peer.header_got < kHeaderBytes) {
     const auto rest = std::span(peer.header).subspan(peer.header_got);
-    const Transfer read = ReadInto(peer.socket.fd(), rest);
+    Socket passed;
+    const bool may_share = peer.greeted && peer.areas != nullptr;
+    const Transfer read = ReadInto(peer.socket.fd(), rest, may_share ? &passed : nullptr);
     Count(stats_.bytes_in, read.bytes);
     peer.header_got += read.bytes;
+    if (passed && !peer.areas->Receive(std::move(passed)).ok()) {
+      Count(stats_.malformed, 1);
+      return Progress::kClose;
+    }
     if (read.end == Transfer::End::kClosed) return Progress::kClose;
     if (read.end == Transfer::End::kWouldBlock) return Progress::kWait;
     if (!BeginBody(peer)) return Progress::kClose;
@@ -196,7 +250,7 @@ TcpListener::Progress TcpListener::ReadFrame(Peer& peer) {
   return read.end == Transfer::End::kDone ? Progress::kComplete : Progress::kWait;
 }
 
-void TcpListener::Serve(const std::shared_ptr<Peer>& peer) {
+void SocketListener::Serve(const std::shared_ptr<Peer>& peer) {
   Request request;
   bool greeted = false;
   {
@@ -213,7 +267,7 @@ void TcpListener::Serve(const std::shared_ptr<Peer>& peer) {
       case Progress::kComplete:
         break;
     }
-    request = {peer->request, std::move(peer->body), peer->gone};
+    request = {peer->request, std::move(peer->body), peer->gone, peer->areas};
     peer->header_got = 0;
     peer->handling = true;
     greeted = peer->greeted;
@@ -235,18 +289,33 @@ void TcpListener::Serve(const std::shared_ptr<Peer>& peer) {
   Answer(peer, handler_.StatusReply(request.header.request, hello));
 }
 
-void TcpListener::Answer(const std::shared_ptr<Peer>& peer, Reply reply) {
+void SocketListener::Answer(const std::shared_ptr<Peer>& peer, Reply reply) {
   const MutexLock lock(peer->mutex);
   peer->handling = false;
   if (peer->closed) return;
   peer->reply = std::move(reply);
   peer->outgoing.Clear();
-  peer->outgoing.Add(peer->reply.head);
-  peer->outgoing.Add(peer->reply.rows.bytes());
+  const std::span<const std::byte> head = peer->reply.head;
+  const std::span<const std::byte> body[] = {head.subspan(kHeaderBytes), peer->reply.rows.bytes()};
+  const size_t body_bytes = body[0].size() + body[1].size();
+  if (!IsShared(*peer, body_bytes)) {
+    peer->outgoing.Add(head);
+    peer->outgoing.Add(body[1]);
+  } else if (peer->areas->Put(body)) {
+    peer->outgoing.Add(head.first(kHeaderBytes));
+    peer->outgoing.Pass(peer->areas->NewDescriptor());
+    Count(stats_.bytes_out, body_bytes);
+  } else {
+    return Close(*peer);  // No memory is left; the client hears of it as of a server that is gone.
+  }
   Send(*peer);
 }
 
-void TcpListener::Send(Peer& peer) {
+bool SocketListener::IsShared(const Peer& peer, size_t body_bytes) {
+  return peer.areas != nullptr && body_bytes > SharedAreas::kInlineBytesMax;
+}
+
+void SocketListener::Send(Peer& peer) {
   const Transfer sent = peer.outgoing.Send(peer.socket.fd());
   Count(stats_.bytes_out, sent.bytes);
   if (sent.end == Transfer::End::kWouldBlock) return Arm(peer, EPOLLOUT);
