@@ -57,7 +57,7 @@ class Worker:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.requests, self.answers = self.process.stdin, self.process.stdout
-        self.client = _native.Client(os.getpid())
+        self.client = _native.Client(os.getpid(), threads)
         port, socket = self.answers.readline().split()
         if transport == "shm":
             self.client.connect_shm(0, socket, SECRET, TIMEOUT_S)

@@ -116,9 +116,10 @@ class Client:
 
     Args:
         client: identity of this client in its pushes.
+        threads: that share the work of a call, the caller among them; 1 to 1024.
     """
 
-    def __init__(self, client: int) -> None: ...
+    def __init__(self, client: int, threads: int = 1) -> None: ...
     def connect_tcp(
         self,
         server: int,

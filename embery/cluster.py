@@ -21,7 +21,7 @@ from embery import _native, checkpoint
 from embery.checkpoint import Checkpoint
 from embery.cluster_tables import ClusterTable
 from embery.errors import DeadlineExceeded, InvalidArgument
-from embery.row_store import PullMode, RowStore, require_restorable
+from embery.row_store import PullMode, RowStore, require_restorable, require_threads
 from embery.rpc.client import Beat, CoordinatorClient, ServerClient
 from embery.rpc.credentials import Credentials
 from embery.rpc.heartbeat import Heartbeat
@@ -48,6 +48,7 @@ class ClusterStore(RowStore):
         url: str,
         *,
         transport: str | None = None,
+        threads: int | None = None,
         timeout_s: float = 30.0,
         credentials: Credentials | None = None,
         clock: Callable[[], float] = time.time,
@@ -59,6 +60,7 @@ class ClusterStore(RowStore):
                 f"connect({url!r}): unknown transport {transport!r}; expected one of "
                 + ", ".join(TRANSPORTS)
             )
+        threads = require_threads(threads)
         self._url = url
         self._wanted = transport
         self._timeout_s = timeout_s
@@ -74,7 +76,7 @@ class ClusterStore(RowStore):
         self._round_lock = threading.Lock()
         try:
             grant = self._coordinator.register_worker(incarnation=self._incarnation)
-            self._client = _native.Client(grant.client)
+            self._client = _native.Client(grant.client, threads)
             self._heartbeat = Heartbeat(
                 self._coordinator, self._incarnation, grant.heartbeat_s, self._answered
             )

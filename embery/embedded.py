@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 from embery import _native, checkpoint
 from embery.checkpoint import Checkpoint
 from embery.errors import InvalidArgument
-from embery.row_store import PullMode, RowStore, inspect_row, require_restorable
+from embery.row_store import (
+    PullMode,
+    RowStore,
+    inspect_row,
+    require_restorable,
+    require_threads,
+)
 from embery.store import F32, U64
 from embery.table import Table, require_same
 from embery.validation import require_int
-
-THREADS_MAX = 1024
 
 
 class EmbeddedStore(RowStore):
@@ -39,10 +43,8 @@ class EmbeddedStore(RowStore):
                 f"connect({url!r}): an embedded store has no address; use 'embedded:' and pass "
                 "options as arguments"
             )
-        threads = len(os.sched_getaffinity(0)) if threads is None else threads
-        require_int("connect: threads", threads, low=1, high=THREADS_MAX)
         super().__init__(clock)
-        self._native = _native.Store(threads, simd)
+        self._native = _native.Store(require_threads(threads), simd)
         self._ids: dict[str, int] = {}
 
     @property

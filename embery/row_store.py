@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from abc import abstractmethod
@@ -19,8 +20,18 @@ from embery.errors import InvalidArgument, SchemaMismatch, TableNotFound, Unavai
 from embery.rows import describe
 from embery.store import F32, U64, PushWatcher, Store
 from embery.table import Table, require_same
+from embery.validation import require_int
 
 PullMode = Literal["train", "eval"]
+
+THREADS_MAX = 1024
+
+
+def require_threads(threads: int | None) -> int:
+    """Return how many threads share the work of a call: by default the usable processors."""
+    threads = len(os.sched_getaffinity(0)) if threads is None else threads
+    require_int("connect: threads", threads, low=1, high=THREADS_MAX)
+    return threads
 
 
 class RowStore(Store):

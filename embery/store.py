@@ -244,12 +244,12 @@ def connect(url: str | None = None, **options: Any) -> Store:
     Args:
         url: "embedded:" keeps the rows in this process; "embery://HOST:PORT" is a cluster, by its
             coordinator. None takes $EMBERY_STORE, which the launcher sets, else "embedded:".
-        **options: of the embedded store: `threads` (int, default: the processors this process may
-            use), `simd` ("auto", "avx512", "avx2", "baseline"), `clock` (a callable returning
-            seconds since 1970, for time-to-live). Of a cluster: `transport` (one of
-            `embery.rpc.transports.TRANSPORTS`; default: $EMBERY_TRANSPORT, else "auto", the first
-            that both ends have), `timeout_s` (of every call; 30), `credentials` (default: those
-            that the environment names), `clock`.
+        **options: `threads` that share the work of a call (int, default: the processors this
+            process may use), `clock` (a callable returning seconds since 1970, for time-to-live).
+            Of the embedded store also `simd` ("auto", "avx512", "avx2", "baseline"). Of a cluster
+            also `transport` (one of `embery.rpc.transports.TRANSPORTS`; default:
+            $EMBERY_TRANSPORT, else "auto", the first that both ends have), `timeout_s` (of every
+            call; 30), `credentials` (default: those that the environment names).
 
     Raises:
         InvalidArgument: the URL or an option is not understood.
@@ -267,7 +267,7 @@ def connect(url: str | None = None, **options: Any) -> Store:
     if scheme == "embery":
         from embery.cluster import ClusterStore  # noqa: PLC0415  gRPC loads on use
 
-        _require_known(url, options, {"transport", "timeout_s", "credentials", "clock"})
+        _require_known(url, options, {"transport", "threads", "timeout_s", "credentials", "clock"})
         return ClusterStore(url, **options)
     raise InvalidArgument(
         f"connect: unknown store URL {url!r}; expected 'embedded:' or 'embery://HOST:PORT'"

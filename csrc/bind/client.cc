@@ -24,6 +24,7 @@ namespace {
 using Arrays = std::vector<py::array>;
 
 constexpr double kTimeoutMax_s = 86400;
+constexpr int kThreadsMax = 1024;
 
 Deadline DeadlineAfter(double timeout_s) {
   if (!(timeout_s > 0) || timeout_s > kTimeoutMax_s) {  // NaN too.
@@ -35,10 +36,15 @@ Deadline DeadlineAfter(double timeout_s) {
              std::chrono::duration<double>(timeout_s));
 }
 
-std::unique_ptr<Client> MakeClient(uint64_t number) {
+std::unique_ptr<Client> MakeClient(uint64_t number, int threads) {
   const Result<const Kernels*> kernels = FindKernels("auto");
   ThrowIfError(kernels.status());
-  return std::make_unique<Client>(number, *kernels.value());
+  if (threads < 1 || threads > kThreadsMax) {
+    ThrowIfError(Status::InvalidArgument("Client: threads must be 1 to " +
+                                         std::to_string(kThreadsMax) + ", got " +
+                                         std::to_string(threads)));
+  }
+  return std::make_unique<Client>(number, *kernels.value(), threads);
 }
 
 // The arrays of one call, checked against each other.
@@ -213,7 +219,7 @@ py::dict ClientStats(const Client::Stats& stats) {
 
 void BindClient(py::module_& module) {
   py::class_<Client>(module, "Client", "A worker's side of the servers. Thread-safe.")
-      .def(py::init(&MakeClient), py::arg("client"))
+      .def(py::init(&MakeClient), py::arg("client"), py::arg("threads") = 1)
       .def("connect_tcp", &ConnectTcp, py::arg("server"), py::arg("host"), py::arg("port"),
            py::arg("secret"), py::arg("timeout_s"), py::arg("bind") = py::none())
       .def("connect_shm", &ConnectShm, py::arg("server"), py::arg("socket"), py::arg("secret"),

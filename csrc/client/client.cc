@@ -237,7 +237,7 @@ Result<size_t> Client::Pull(const PullCall& call) {
   EMBERY_RETURN_IF_ERROR(RequireSections(call.tables.size(), "pull"));
   const auto scratch = scratch_.Take();
   Shards& shards = scratch->shards;
-  shards.Plan(call.tables, by, Repeats::kJoin);
+  shards.Plan(call.tables, by, Repeats::kJoin, pool_);
   const size_t count = shards.shards().size();
   std::vector<std::vector<std::byte>> heads(count);
   std::vector<Exchange> exchanges(count);
@@ -271,7 +271,7 @@ Result<size_t> Client::Pull(const PullCall& call) {
       rows[s] = reinterpret_cast<const float*>(connection.reply().data() + offset);
       floats[s] = (received - offset) / sizeof(float);
     }
-    shards.ScatterRows(scatter);
+    shards.ScatterRows(scatter, pool_);
   }));
   CountTraffic(exchanges, call.tables, shards);
   Status failure = FirstFailure(exchanges);
@@ -283,7 +283,7 @@ Result<size_t> Client::Pull(const PullCall& call) {
       refused[s] = exchanges[s].reply.head.moved > 0;
       flags[s] = refused[s] ? nullptr : exchanges[s].reply.absent.data();
     }
-    shards.ScatterRows(scatter);
+    shards.ScatterRows(scatter, pool_);
     if (call.mode == ReadMode::kPeek) shards.ScatterFlags(flags, call.absent);
     refused_count = MarkRefused(refused, shards, call.refused);
   }
@@ -314,7 +314,7 @@ Result<size_t> Client::Push(const PushCall& call) {
   Shards& shards = scratch->shards;
   // A group's pushes are summed by the server in rank order: this worker's part may not be summed
   // before.
-  shards.Plan(call.tables, by, call.world == 1 ? Repeats::kJoin : Repeats::kKeep);
+  shards.Plan(call.tables, by, call.world == 1 ? Repeats::kJoin : Repeats::kKeep, pool_);
   const size_t count = shards.shards().size();
   if (scratch->grads.size() < count) scratch->grads.resize(count);
   std::vector<float*> to;
@@ -342,11 +342,14 @@ Result<size_t> Client::Push(const PushCall& call) {
   }
   // Gradients are sent while more of them are summed.
   Status sending;
-  shards.GatherGradients(kernels_, call.grads, to, [&](std::span<const uint64_t> floats) {
-    for (size_t s = 0; s < count && sending.ok(); ++s) {
-      sending = exchanges[s].connection->SetReady(grads_offset[s] + floats[s] * sizeof(float));
-    }
-  });
+  shards.GatherGradients(
+      kernels_, call.grads, to,
+      [&](std::span<const uint64_t> floats) {
+        for (size_t s = 0; s < count && sending.ok(); ++s) {
+          sending = exchanges[s].connection->SetReady(grads_offset[s] + floats[s] * sizeof(float));
+        }
+      },
+      pool_);
   EMBERY_RETURN_IF_ERROR(sending);
   EMBERY_RETURN_IF_ERROR(Finish(exchanges, call.deadline, [] {}));
   CountTraffic(exchanges, call.tables, shards);

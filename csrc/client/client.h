@@ -19,6 +19,7 @@
 #include "base/mutex.h"
 #include "base/recycler.h"
 #include "base/status.h"
+#include "base/thread_pool.h"
 #include "client/shards.h"
 #include "optim/kernels.h"
 #include "transport/connection.h"
@@ -50,7 +51,9 @@ struct PushCall {
 
 class Client {
  public:
-  Client(uint64_t number, const Kernels& kernels) : number_(number), kernels_(kernels) {}
+  // `threads` share the work of a call, the caller among them.
+  Client(uint64_t number, const Kernels& kernels, int threads)
+      : number_(number), kernels_(kernels), pool_(threads) {}
 
   uint64_t number() const { return number_; }
 
@@ -119,6 +122,7 @@ class Client {
 
   const uint64_t number_;
   const Kernels& kernels_;
+  ThreadPool pool_;
   Mutex mutex_;
   std::map<uint16_t, std::shared_ptr<Peer>> peers_ GUARDED_BY(mutex_);
   std::shared_ptr<const ClientRouting> routing_ GUARDED_BY(mutex_);

@@ -12,8 +12,10 @@ namespace embery {
 namespace {
 
 constexpr size_t kRowsAhead = 8;
-// Distinct rows between two reports of progress: enough to be worth a system call.
-constexpr size_t kRowsPerReport = 1024;
+// Of one task: enough to be worth a system call for what is ready, and another thread.
+constexpr size_t kRowsPerTask = 1024;
+
+size_t TaskCount(size_t rows) { return (rows + kRowsPerTask - 1) / kRowsPerTask; }
 
 }  // namespace
 
@@ -29,8 +31,8 @@ void Shards::FindDistinct(const TableKeys& keys, Repeats repeats, Table& table) 
     std::iota(which, which + table.count, RowIndex{0});
     return;
   }
-  finder_.Begin(table.count);
-  finder_.Add(keys.keys, table.distinct, which);
+  table.finder.Begin(table.count);
+  table.finder.Add(keys.keys, table.distinct, which);
 }
 
 void Shards::ShareOut(const TableKeys& keys, const ClientRouting& routing, Table& table) {
@@ -74,7 +76,7 @@ bool Shards::HasKeys(std::span<const TableKeys> tables) const {
 }
 
 void Shards::Plan(std::span<const TableKeys> tables, std::shared_ptr<const ClientRouting> routing,
-                  Repeats repeats) {
+                  Repeats repeats, ThreadPool& pool) {
   if (routing == routing_ && repeats == repeats_ && HasKeys(tables)) return;
   routing_ = std::move(routing);
   repeats_ = repeats;
@@ -85,10 +87,8 @@ void Shards::Plan(std::span<const TableKeys> tables, std::shared_ptr<const Clien
     shard.floats = 0;
   }
   tables_.resize(tables.size());
-  for (size_t t = 0; t < tables.size(); ++t) {
-    FindDistinct(tables[t], repeats, tables_[t]);
-    ShareOut(tables[t], *routing_, tables_[t]);
-  }
+  pool.Run(tables.size(), [&](size_t t) { FindDistinct(tables[t], repeats, tables_[t]); });
+  for (size_t t = 0; t < tables.size(); ++t) ShareOut(tables[t], *routing_, tables_[t]);
 }
 
 std::span<const uint32_t> Shards::GroupOccurrences(const Table& table) {
@@ -102,52 +102,94 @@ std::span<const uint32_t> Shards::GroupOccurrences(const Table& table) {
   return ends;
 }
 
+void Shards::SumGradients(const Kernels& kernels, const Table& table,
+                          std::span<const uint32_t> ends, const float* grads,
+                          std::span<float* const> to, size_t begin, size_t end) const {
+  const size_t dim = table.dim;
+  const uint32_t* occurrences = occurrences_.data();
+  size_t first = begin == 0 ? 0 : ends[begin - 1];
+  size_t ahead = first;
+  for (size_t d = begin; d < end; ++d) {
+    for (; ahead < std::min<size_t>(table.count, ends[d] + kRowsAhead); ++ahead) {
+      PrefetchBytes(grads + occurrences[ahead] * dim, dim * sizeof(float));
+    }
+    const Place place = table.places[d];
+    kernels.sum_rows(grads, occurrences + first, ends[d] - first, table.dim,
+                     to[place.shard] + table.first_float[place.shard] + place.row * dim);
+    first = ends[d];
+  }
+}
+
 void Shards::GatherGradients(const Kernels& kernels, std::span<const float* const> grads,
-                             std::span<float* const> to, const Progressed& progressed) {
+                             std::span<float* const> to, const Progressed& progressed,
+                             ThreadPool& pool) {
   std::vector<uint64_t> floats(shards_.size());
+  const size_t wave = kRowsPerTask * static_cast<size_t>(pool.threads());
   for (size_t t = 0; t < tables_.size(); ++t) {
     const Table& table = tables_[t];
-    const size_t dim = table.dim;
     const std::span<const uint32_t> ends = GroupOccurrences(table);
-    const uint32_t* occurrences = occurrences_.data();
-    size_t ahead = 0;
-    for (size_t d = 0; d < ends.size(); ++d) {
-      const uint32_t begin = d == 0 ? 0 : ends[d - 1];
-      for (; ahead < std::min<size_t>(table.count, ends[d] + kRowsAhead); ++ahead) {
-        PrefetchBytes(grads[t] + occurrences[ahead] * dim, dim * sizeof(float));
+    for (size_t begin = 0; begin < ends.size(); begin += wave) {
+      const size_t end = std::min(ends.size(), begin + wave);
+      pool.Run(TaskCount(end - begin), [&](size_t task) {
+        const size_t first = begin + task * kRowsPerTask;
+        SumGradients(kernels, table, ends, grads[t], to, first,
+                     std::min(end, first + kRowsPerTask));
+      });
+      for (size_t d = begin; d < end; ++d) {
+        const Place place = table.places[d];
+        floats[place.shard] = table.first_float[place.shard] + (size_t{place.row} + 1) * table.dim;
       }
-      const Place place = table.places[d];
-      const uint64_t at = table.first_float[place.shard] + place.row * dim;
-      kernels.sum_rows(grads[t], occurrences + begin, ends[d] - begin, table.dim,
-                       to[place.shard] + at);
-      floats[place.shard] = at + dim;
-      if (d % kRowsPerReport == kRowsPerReport - 1) progressed(floats);
+      progressed(floats);
     }
   }
   for (size_t s = 0; s < shards_.size(); ++s) floats[s] = shards_[s].floats;
   progressed(floats);
 }
 
-void Shards::ScatterRows(Scatter& scatter) const {
+size_t Shards::CopyRows(const Scatter& scatter, const Table& table, float* out, size_t begin,
+                        size_t end) {
+  const size_t dim = table.dim;
+  for (size_t i = begin; i < end; ++i) {
+    const Place place = table.places[table.which[i]];
+    if (scatter.skipped[place.shard]) continue;
+    const float* rows = scatter.rows[place.shard];
+    const uint64_t at = table.first_float[place.shard] + place.row * dim;
+    if (rows == nullptr || at + dim > scatter.floats[place.shard]) return i;
+    if (i + kRowsAhead < end) {
+      const Place next = table.places[table.which[i + kRowsAhead]];
+      if (scatter.rows[next.shard] != nullptr) {
+        PrefetchBytes(scatter.rows[next.shard] + table.first_float[next.shard] + next.row * dim,
+                      dim * sizeof(float));
+      }
+    }
+    std::memcpy(out + i * dim, rows + at, dim * sizeof(float));
+  }
+  return end;
+}
+
+bool Shards::HasAllRows(const Scatter& scatter) const {
+  for (size_t s = 0; s < shards_.size(); ++s) {
+    const bool is_whole = scatter.rows[s] != nullptr && scatter.floats[s] == shards_[s].floats;
+    if (!is_whole && !scatter.skipped[s] && shards_[s].floats > 0) return false;
+  }
+  return true;
+}
+
+void Shards::ScatterRows(Scatter& scatter, ThreadPool& pool) const {
+  const bool has_all = HasAllRows(scatter);
   for (; scatter.table < tables_.size(); ++scatter.table, scatter.key = 0) {
     const Table& table = tables_[scatter.table];
-    const size_t dim = table.dim;
     float* out = scatter.out[scatter.table];
-    for (; scatter.key < table.count; ++scatter.key) {
-      const Place place = table.places[table.which[scatter.key]];
-      if (scatter.skipped[place.shard]) continue;
-      const float* rows = scatter.rows[place.shard];
-      const uint64_t at = table.first_float[place.shard] + place.row * dim;
-      if (rows == nullptr || at + dim > scatter.floats[place.shard]) return;
-      if (scatter.key + kRowsAhead < table.count) {
-        const Place next = table.places[table.which[scatter.key + kRowsAhead]];
-        if (scatter.rows[next.shard] != nullptr) {
-          PrefetchBytes(scatter.rows[next.shard] + table.first_float[next.shard] + next.row * dim,
-                        dim * sizeof(float));
-        }
-      }
-      std::memcpy(out + scatter.key * dim, rows + at, dim * sizeof(float));
+    if (!has_all) {
+      scatter.key = CopyRows(scatter, table, out, scatter.key, table.count);
+      if (scatter.key < table.count) return;
+      continue;
     }
+    const size_t begin = scatter.key;
+    pool.Run(TaskCount(table.count - begin), [&](size_t task) {
+      const size_t first = begin + task * kRowsPerTask;
+      CopyRows(scatter, table, out, first, std::min(table.count, first + kRowsPerTask));
+    });
   }
 }
 

@@ -1,8 +1,9 @@
 // A call's keys as they go to the servers: distinct, shared out by owner.
 //
-// Thread-safety: none; a Shards is used by one call at a time. Ownership: owns its arrays and keeps
-// them from call to call; the keys of the call are the caller's. Invariants: a server's keys stand
-// table by table, each table's in order of first appearance.
+// Thread-safety: none; a Shards is used by one call at a time, whose work the pool's threads share.
+// Ownership: owns its arrays and keeps them from call to call; the keys of the call are the
+// caller's. Invariants: a server's keys stand table by table, each table's in order of first
+// appearance.
 #pragma once
 
 #include <array>
@@ -15,6 +16,7 @@
 
 #include "base/buffer.h"
 #include "base/hash.h"
+#include "base/thread_pool.h"
 #include "batch/distinct.h"
 #include "optim/kernels.h"
 #include "wire/messages.h"
@@ -49,7 +51,7 @@ class Shards {
   // Costs little if the keys and the rest are those of the call before: the push of a batch comes
   // after its pull.
   void Plan(std::span<const TableKeys> tables, std::shared_ptr<const ClientRouting> routing,
-            Repeats repeats);
+            Repeats repeats, ThreadPool& pool);
 
   const std::vector<Shard>& shards() const { return shards_; }
 
@@ -58,7 +60,7 @@ class Shards {
   // then with how many of each shard's floats are there, and at the end.
   using Progressed = std::function<void(std::span<const uint64_t> floats)>;
   void GatherGradients(const Kernels& kernels, std::span<const float* const> grads,
-                       std::span<float* const> to, const Progressed& progressed);
+                       std::span<float* const> to, const Progressed& progressed, ThreadPool& pool);
 
   // Rows of the shards on their way to where their keys were given.
   struct Scatter {
@@ -70,7 +72,7 @@ class Shards {
     size_t key = 0;
   };
   // Copies rows, in the order of the keys, up to the first that is not there.
-  void ScatterRows(Scatter& scatter) const;
+  void ScatterRows(Scatter& scatter, ThreadPool& pool) const;
 
   // The same for one byte a key.
   void ScatterFlags(std::span<const uint8_t* const> flags, std::span<uint8_t* const> out) const;
@@ -94,19 +96,26 @@ class Shards {
     Buffer<Place> places;               // Of each distinct key.
     std::vector<uint64_t> first_float;  // Of each shard: where the table's rows begin.
     std::vector<uint64_t> first_key;
+    DistinctFinder finder;
   };
 
   bool HasKeys(std::span<const TableKeys> tables) const;
-  void FindDistinct(const TableKeys& keys, Repeats repeats, Table& table);
+  static void FindDistinct(const TableKeys& keys, Repeats repeats, Table& table);
   // Fills occurrences_; returns where each distinct key's end there, until the next call.
   std::span<const uint32_t> GroupOccurrences(const Table& table);
+  // Sums the gradients of distinct keys begin..end-1 of a table.
+  void SumGradients(const Kernels& kernels, const Table& table, std::span<const uint32_t> ends,
+                    const float* grads, std::span<float* const> to, size_t begin, size_t end) const;
+  // Copies rows to keys begin..end-1 of a table; returns the first whose row is not there.
+  static size_t CopyRows(const Scatter& scatter, const Table& table, float* out, size_t begin,
+                         size_t end);
+  bool HasAllRows(const Scatter& scatter) const;
   void ShareOut(const TableKeys& keys, const ClientRouting& routing, Table& table);
 
   std::vector<Table> tables_;
   std::vector<Shard> shards_;
   std::shared_ptr<const ClientRouting> routing_;
   Repeats repeats_ = Repeats::kJoin;
-  DistinctFinder finder_;
   Buffer<uint32_t> ends_;
   Buffer<uint32_t> occurrences_;
 };

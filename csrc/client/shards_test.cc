@@ -31,8 +31,8 @@ struct Batch {
   explicit Batch(uint64_t seed) {
     std::mt19937_64 random(seed);
     for (size_t t = 0; t < 2; ++t) {
-      keys[t].resize(random() % 3000);
-      for (uint64_t& key : keys[t]) key = random() % 700;
+      keys[t].resize(random() % 30'000);
+      for (uint64_t& key : keys[t]) key = random() % 7'000;
       grads[t].resize(keys[t].size() * kDims[t]);
       for (float& grad : grads[t]) grad = static_cast<float>(random() % 1000) * 0.37f;
       tables.push_back({kSalts[t], kDims[t], keys[t]});
@@ -49,8 +49,9 @@ TEST(EachDistinctKeyTravelsOnceToItsOwner) {
   for (const uint16_t servers : {uint16_t{1}, uint16_t{2}, uint16_t{5}}) {
     const Batch batch(servers);
     const auto routing = RoutingOf(servers);
+    ThreadPool pool(3);
     Shards shards;
-    shards.Plan(batch.tables, routing, Repeats::kJoin);
+    shards.Plan(batch.tables, routing, Repeats::kJoin, pool);
     REQUIRE_TRUE(shards.shards().size() == servers);
     std::vector<uint64_t> seen[2];
     for (size_t s = 0; s < servers; ++s) {
@@ -77,21 +78,24 @@ TEST(EachDistinctKeyTravelsOnceToItsOwner) {
 
 TEST(GradientsAreSummedInTheOrderOfTheStore) {
   const Batch batch(3);
+  ThreadPool pool(3);
   Shards shards;
-  shards.Plan(batch.tables, RoutingOf(3), Repeats::kJoin);
+  shards.Plan(batch.tables, RoutingOf(3), Repeats::kJoin, pool);
   std::vector<std::vector<float>> sums;
   std::vector<float*> to;
   for (const auto& shard : shards.shards()) sums.emplace_back(shard.floats);
   for (auto& sum : sums) to.push_back(sum.data());
   const float* grads[] = {batch.grads[0].data(), batch.grads[1].data()};
   std::vector<uint64_t> reported(3);
-  shards.GatherGradients(*FindKernels("auto").value(), grads, to,
-                         [&](std::span<const uint64_t> floats) {
-                           for (size_t s = 0; s < 3; ++s) {
-                             CHECK_TRUE(floats[s] >= reported[s]);
-                             reported[s] = floats[s];
-                           }
-                         });
+  shards.GatherGradients(
+      *FindKernels("auto").value(), grads, to,
+      [&](std::span<const uint64_t> floats) {
+        for (size_t s = 0; s < 3; ++s) {
+          CHECK_TRUE(floats[s] >= reported[s]);
+          reported[s] = floats[s];
+        }
+      },
+      pool);
   for (size_t s = 0; s < 3; ++s) {
     const Shards::Shard& shard = shards.shards()[s];
     CHECK_EQ(reported[s], shard.floats);
@@ -115,8 +119,9 @@ TEST(RowsReachEveryKeyInWhateverPiecesTheyCome) {
   std::mt19937_64 random(1);
   for (uint64_t seed = 0; seed < 20; ++seed) {
     const Batch batch(seed);
+    ThreadPool pool(3);
     Shards shards;
-    shards.Plan(batch.tables, RoutingOf(3), Repeats::kJoin);
+    shards.Plan(batch.tables, RoutingOf(3), Repeats::kJoin, pool);
     std::vector<std::vector<float>> replies;
     for (const Shards::Shard& shard : shards.shards()) {
       std::vector<float>& reply = replies.emplace_back();
@@ -145,8 +150,8 @@ TEST(RowsReachEveryKeyInWhateverPiecesTheyCome) {
     while (!all_there()) {
       const size_t s = random() % 3;
       rows[s] = replies[s].data();
-      floats[s] = std::min<uint64_t>(floats[s] + 500, replies[s].size());
-      shards.ScatterRows(scatter);
+      floats[s] = std::min<uint64_t>(floats[s] + 5000, replies[s].size());
+      shards.ScatterRows(scatter, pool);
     }
     for (size_t t = 0; t < 2; ++t) {
       for (size_t i = 0; i < batch.keys[t].size(); ++i) {
@@ -163,22 +168,23 @@ TEST(RowsReachEveryKeyInWhateverPiecesTheyCome) {
 TEST(PlanOfTheCallBeforeIsTakenOverOnlyIfNothingDiffers) {
   Batch batch(1);
   const auto routing = RoutingOf(2);
+  ThreadPool pool(3);
   Shards shards;
-  shards.Plan(batch.tables, routing, Repeats::kJoin);
+  shards.Plan(batch.tables, routing, Repeats::kJoin, pool);
   const uint64_t* planned = shards.shards()[0].keys.data();
   const size_t count = shards.shards()[0].keys.size() + shards.shards()[1].keys.size();
-  shards.Plan(batch.tables, routing, Repeats::kJoin);
+  shards.Plan(batch.tables, routing, Repeats::kJoin, pool);
   CHECK_TRUE(shards.shards()[0].keys.data() == planned);
   batch.keys[1].back() = 1'000'000;
-  shards.Plan(batch.tables, routing, Repeats::kJoin);
+  shards.Plan(batch.tables, routing, Repeats::kJoin, pool);
   const auto has_new_key = [](const Shards::Shard& shard) {
     return std::find(shard.keys.begin(), shard.keys.end(), 1'000'000U) != shard.keys.end();
   };
   CHECK_TRUE(has_new_key(shards.shards()[0]) || has_new_key(shards.shards()[1]));
-  shards.Plan(batch.tables, routing, Repeats::kKeep);
+  shards.Plan(batch.tables, routing, Repeats::kKeep, pool);
   CHECK_EQ(shards.shards()[0].keys.size() + shards.shards()[1].keys.size(),
            batch.keys[0].size() + batch.keys[1].size());
-  shards.Plan(batch.tables, RoutingOf(1), Repeats::kJoin);
+  shards.Plan(batch.tables, RoutingOf(1), Repeats::kJoin, pool);
   CHECK_EQ(shards.shards().size(), 1U);
   CHECK_TRUE(shards.shards()[0].keys.size() + 1 >= count);
 }
