@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from embery.worker.embedding import EmbeddingCollection as EmbeddingCollection
     from embery.worker.embedding import Feature as Feature
     from embery.worker.lookahead import prefetch as prefetch
+    from embery.worker.low_rank import PowerSGD as PowerSGD
     from embery.worker.modes import Async as Async
     from embery.worker.modes import Hybrid as Hybrid
     from embery.worker.modes import Sync as Sync
@@ -54,6 +55,7 @@ _HOME = {
     "embery.table": ("LFU", "LRU", "TTL", "MinCount", "Probability", "Table"),
     "embery.worker.embedding": ("EmbeddingBagCollection", "EmbeddingCollection", "Feature"),
     "embery.worker.lookahead": ("prefetch",),
+    "embery.worker.low_rank": ("PowerSGD",),
     "embery.worker.modes": ("Async", "Hybrid", "Sync"),
     "embery.worker.trainer": ("Trainer",),
 }  # fmt: skip

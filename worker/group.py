@@ -24,6 +24,8 @@ from embery.data import Batch
 from embery.errors import InvalidArgument, Unavailable
 from embery.jagged import KeyedJaggedTensor
 from embery.launch.contract import PEER_LOST, Place
+from embery.worker.hosts import HostGroups
+from embery.worker.low_rank import LowRankSum
 
 # Of one call. The slowest thing that others wait for is a checkpoint of rank 0.
 TIMEOUT_S = 1800
@@ -58,6 +60,8 @@ class WorkerGroup:
 
     def __init__(self, place: Place) -> None:
         self.rank, self.world_size = place.rank, place.world_size
+        self._connected = False
+        self._hosts: HostGroups | None = None
 
     @staticmethod
     def of_run(environment: Mapping[str, str] = os.environ) -> WorkerGroup:
@@ -121,6 +125,9 @@ class WorkerGroup:
             return
         self._connect()
         with _peers_needed():
+            if self._hosts is not None:
+                self._hosts.add_up(tensors)
+                return
             works = [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]
             for work in works:
                 work.wait()
@@ -180,12 +187,13 @@ class WorkerGroup:
         optimizer: torch.optim.Optimizer | None,
         numbers: list[float],
         *,
-        wire: DenseWire = "float32",
+        wire: DenseWire | LowRankSum = "float32",
     ) -> list[float]:
         """Add up the gradients of the parameters of `optimizer`; return the sums of `numbers`.
 
         A parameter that has a gradient in some workers gets it in all. Those of float32 travel, and
-        are added up, as `wire` says. Errors as of `add_up`.
+        are added up, as `wire` says: in a dtype, or by one that was made for these parameters.
+        Errors as of `add_up`.
         """
         groups = [] if optimizer is None else optimizer.param_groups
         parameters = [parameter for group in groups for parameter in group["params"]]
@@ -193,9 +201,13 @@ class WorkerGroup:
         flat = {dtype: _flat_gradients(parameters, dtype) for dtype in _dtypes(parameters)}
         # Numbers travel as float64: sums of losses keep their bits.
         sums = torch.tensor([*numbers, *present], dtype=torch.float64)
-        sent = {k: g.to(_WIRES[wire]) if k == torch.float32 else g for k, g in flat.items()}
-        self.add_up(sums, *sent.values())
-        flat = {dtype: gradients.to(dtype) for dtype, gradients in sent.items()}
+        if isinstance(wire, LowRankSum):
+            others = [gradients for dtype, gradients in flat.items() if dtype != torch.float32]
+            wire.add_up(self.add_up, flat[torch.float32], sums, *others)
+        else:
+            sent = {k: g.to(_WIRES[wire]) if k == torch.float32 else g for k, g in flat.items()}
+            self.add_up(sums, *sent.values())
+            flat = {dtype: gradients.to(dtype) for dtype, gradients in sent.items()}
         found = sums.tolist()
         for dtype, gradients in flat.items():
             mine = [p for p in parameters if p.dtype == dtype]
@@ -209,6 +221,8 @@ class WorkerGroup:
 
     def _connect(self) -> None:
         """Find the other workers, on the first collective call; keep a group that is there."""
+        if self._connected:
+            return
         if not distributed.is_initialized():
             with _peers_needed():
                 distributed.init_process_group(
@@ -225,6 +239,10 @@ class WorkerGroup:
                 f"torch.distributed was initialised as rank {found[0]} of {found[1]}, but the "
                 f"launcher made this rank {self.rank} of {self.world_size}"
             )
+        with _peers_needed():
+            timeout = timedelta(seconds=TIMEOUT_S)
+            self._hosts = HostGroups.of_workers(self.rank, self.world_size, timeout)
+        self._connected = True
 
 
 def _disconnect() -> None:

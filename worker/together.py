@@ -19,6 +19,7 @@ from embery.store import F32, U64
 from embery.worker.embedding import EmbeddingModule
 from embery.worker.gradients import Push, take_pushes
 from embery.worker.group import DenseWire, Share, WorkerGroup
+from embery.worker.low_rank import LowRankSum
 
 
 def learn_share(
@@ -28,7 +29,7 @@ def learn_share(
     optimizer: torch.optim.Optimizer | None,
     share: Share,
     *,
-    wire: DenseWire = "float32",
+    wire: DenseWire | LowRankSum = "float32",
     interrupted: bool = False,
 ) -> tuple[float, Any, bool]:
     """Compute the gradients of the whole batch, from this worker's share and those of the others.

@@ -24,6 +24,7 @@ from embery.worker.fitting import FitOptions, FitResult, FitRun
 from embery.worker.gradients import Push, take_pushes
 from embery.worker.group import DENSE_WIRES, DenseWire, Share, WorkerGroup
 from embery.worker.lookahead import prefetch
+from embery.worker.low_rank import LowRankSum, PowerSGD
 from embery.worker.metrics import ClickMetrics, Outputs
 from embery.worker.modes import Async, Mode, Sync
 from embery.worker.reporting import ReportOptions
@@ -73,7 +74,8 @@ class Trainer:
         mode: em.Sync(), em.Hybrid(staleness=...) or em.Async(staleness=...).
         outputs: what the model returns, for the metrics: "logits" or "probabilities".
         dense_wire: how dense gradients travel between several workers, and are added up:
-            "float32", or "bfloat16" or "float16" in half the bytes.
+            "float32", "bfloat16" or "float16" in half the bytes, or em.PowerSGD(rank=...) in a few
+            columns a matrix.
 
     Raises:
         InvalidArgument: the model has no embedding module, or one of another store.
@@ -88,19 +90,21 @@ class Trainer:
         store: Store,
         mode: Mode | None = None,
         outputs: Outputs = "logits",
-        dense_wire: DenseWire = "float32",
+        dense_wire: DenseWire | PowerSGD = "float32",
     ) -> None:
         self.mode = Sync() if mode is None else mode
         if not isinstance(self.mode, Mode) or type(self.mode) is Mode:
             raise InvalidArgument(f"mode must be em.Sync(), Hybrid() or Async(), got {mode!r}")
         self.mode.validate()
-        if dense_wire not in DENSE_WIRES:
-            raise InvalidArgument(f"dense_wire must be one of {DENSE_WIRES}, got {dense_wire!r}")
+        if not isinstance(dense_wire, PowerSGD) and dense_wire not in DENSE_WIRES:
+            raise InvalidArgument(
+                f"dense_wire must be one of {DENSE_WIRES} or em.PowerSGD(), got {dense_wire!r}"
+            )
         self.model = model
         self.loss_fn = loss_fn
         self.dense_optimizer = dense_optimizer
         self.store = store
-        self.dense_wire: DenseWire = dense_wire
+        self._wire = _wire_of(dense_wire, dense_optimizer)
         self.group = WorkerGroup.of_run()
         self._check_group()
         self.outputs: Outputs = outputs
@@ -224,16 +228,25 @@ class Trainer:
         self.group.average_buffers(self.model)
         # Everybody's pushes are applied, and nobody pulls for the next batch yet.
         self.group.barrier()
-        path = self._save(dest, progress) if self.group.leads else ""
+        wire = None
+        if isinstance(self._wire, LowRankSum):
+            wire = self._wire.state(self.group.add_up, leads=self.group.leads)
+        path = self._save(dest, progress, wire) if self.group.leads else ""
         return self.group.broadcast_text(path)
 
-    def _save(self, dest: str | os.PathLike[str], progress: dict[str, Any] | None) -> str:
+    def _save(
+        self,
+        dest: str | os.PathLike[str],
+        progress: dict[str, Any] | None,
+        wire: dict[str, Any] | None,
+    ) -> str:
         state = {
             "trainer": STATE_VERSION,
             "model": dense.model_state(self.model),
             "optimizer": dense.optimizer_state(self.dense_optimizer),
             "rng": dense.rng_state(),
             "progress": progress,
+            "dense_wire": wire,
         }
         return self.store.checkpoint(dest, state=state)
 
@@ -257,6 +270,8 @@ class Trainer:
         dense.load_model(self.model, state["model"])
         dense.load_optimizer(self.dense_optimizer, state["optimizer"])
         dense.load_rng(state["rng"])
+        if isinstance(self._wire, LowRankSum):
+            self._wire.load(state.get("dense_wire"), leads=self.group.leads)
         progress: dict[str, Any] | None = state["progress"]
         return progress
 
@@ -299,7 +314,7 @@ class Trainer:
             self.loss_fn,
             self.dense_optimizer,
             share,
-            wire=self.dense_wire,
+            wire=self._wire,
             interrupted=interrupted,
         )
         _require_finite(loss)
@@ -340,6 +355,19 @@ class Trainer:
             label=batch.label.to(self._device, non_blocking=True),
             dense=None if batch.dense is None else batch.dense.to(self._device, non_blocking=True),
         )
+
+
+def _wire_of(
+    dense_wire: DenseWire | PowerSGD, optimizer: torch.optim.Optimizer | None
+) -> DenseWire | LowRankSum:
+    """Return what adds up the gradients of float32 of the parameters of `optimizer`."""
+    if not isinstance(dense_wire, PowerSGD):
+        return dense_wire
+    groups = [] if optimizer is None else optimizer.param_groups
+    parameters = [p for group in groups for p in group["params"] if p.dtype == torch.float32]
+    if not parameters:
+        return "float32"
+    return LowRankSum(dense_wire, [p.shape for p in parameters], parameters[0].device)
 
 
 def _require_finite(loss: float) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from embery.errors import InvalidArgument
 
 SCHEME = "embery://"
+HOST_VARIABLE = "EMBERY_HOST_IDENTITY"
 PORT_MAX = 65535
 
 
@@ -54,6 +57,10 @@ def is_wildcard(host: str) -> bool:
         return False
 
 
-def host_identity() -> str:
-    """Return what is equal for two processes on one machine, in containers or not: its boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+def host_identity(environment: Mapping[str, str] = os.environ) -> str:
+    """Return what is equal for two processes on one machine, in containers or not.
+
+    It is the boot of the kernel, or what `EMBERY_HOST_IDENTITY` says.
+    """
+    given = environment.get(HOST_VARIABLE)
+    return given or Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -146,13 +146,20 @@ RESUMED = TRAIN.replace(
     "valid=valid, checkpoint=sys.argv[2], checkpoint_every=5, max_steps=int(sys.argv[3]), "
     "resume=True, patience=1, restore_best=True)\n",
 )
+# A matrix that is worth its columns, and residuals and columns that must go on.
+LOW_RANK = RESUMED.replace("mode=mode)", "mode=mode, dense_wire=em.PowerSGD(rank=1))").replace(
+    "self.top = nn.Linear(4 * len(names) + len(data.schema.dense), 1)",
+    "self.top = nn.Sequential("
+    "nn.Linear(4 * len(names) + len(data.schema.dense), 16), nn.ReLU(), nn.Linear(16, 1))",
+)
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("program", [RESUMED, LOW_RANK], ids=["float32", "low_rank"])
 def test_a_resumed_run_of_two_workers_ends_like_one_that_was_not_interrupted(
-    tmp_path: Path,
+    tmp_path: Path, program: str
 ) -> None:
-    (tmp_path / "train.py").write_text(RESUMED)
+    (tmp_path / "train.py").write_text(program)
 
     def train(servers: int, folder: str, steps: int) -> Any:
         options = ("--ps", servers, "--workers", 2, "train.py", "sync", folder, steps)

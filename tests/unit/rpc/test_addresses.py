@@ -50,7 +50,8 @@ def test_a_wildcard_names_no_address(host: str, wildcard: bool) -> None:
 
 
 def test_a_host_has_one_identity() -> None:
-    assert host_identity() == host_identity() != ""
+    assert host_identity({}) == host_identity({}) != ""
+    assert host_identity({"EMBERY_HOST_IDENTITY": "a"}) == "a"
 
 
 def test_an_open_address_needs_credentials(tmp_path: Path) -> None:

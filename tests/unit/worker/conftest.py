@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +18,9 @@ import torch
 from torch import nn
 
 import embery as em
+from embery.launch.cluster import reserve_port
 
+ROOT = Path(__file__).parents[3]
 KEYS = 40
 
 
@@ -121,3 +129,53 @@ def make_batches() -> Callable[..., list[em.data.Batch]]:
 @pytest.fixture
 def batches() -> list[em.data.Batch]:
     return _make_batches(20)
+
+
+@pytest.fixture
+def run_workers() -> Callable[..., list[subprocess.CompletedProcess[str]]]:
+    """Return what runs a program as each of the workers of a group."""
+    return run_group
+
+
+def run_group(
+    program: str, *, world: int, hosts: str | None = None
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run `program` as each of `world` workers; return how each ended, in the order of the ranks.
+
+    Args:
+        hosts: a letter for each rank, equal for those on one host; None is what the machine says.
+    """
+    with closing(reserve_port()) as reserved:
+        shared = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "EMBERY_WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(reserved.getsockname()[1]),
+            "GLOO_SOCKET_IFNAME": "lo",
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-c", textwrap.dedent(program)]
+        running = [
+            subprocess.Popen(
+                command,
+                env={
+                    **shared,
+                    "EMBERY_RANK": str(rank),
+                    "EMBERY_HOST_IDENTITY": "" if hosts is None else hosts[rank],
+                },
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(world)
+        ]
+        try:
+            ended = [process.communicate(timeout=50) for process in running]
+        finally:
+            for process in running:
+                process.kill()
+    return [
+        subprocess.CompletedProcess(command, process.returncode, *said)
+        for process, said in zip(running, ended, strict=True)
+    ]

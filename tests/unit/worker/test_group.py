@@ -3,58 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import embery as em
-from embery.launch.cluster import reserve_port
 from embery.launch.contract import PEER_LOST, Place
 from embery.worker.group import WorkerGroup
 
-ROOT = Path(__file__).parents[3]
 WORLD = 3
-
-
-def run_workers(program: str, *, world: int = WORLD) -> list[subprocess.CompletedProcess[str]]:
-    """Run `program` as each of the workers of a group; return how each ended."""
-    with closing(reserve_port()) as reserved:
-        shared = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "EMBERY_WORLD_SIZE": str(world),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(reserved.getsockname()[1]),
-            "GLOO_SOCKET_IFNAME": "lo",
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [sys.executable, "-c", textwrap.dedent(program)]
-        running = [
-            subprocess.Popen(
-                command,
-                env={**shared, "EMBERY_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(world)
-        ]
-        try:
-            ended = [process.communicate(timeout=50) for process in running]
-        finally:
-            for process in running:
-                process.kill()
-    return [
-        subprocess.CompletedProcess(command, process.returncode, *said)
-        for process, said in zip(running, ended, strict=True)
-    ]
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -103,7 +61,7 @@ def test_an_environment_that_makes_no_sense_is_refused(environment: dict[str, st
     assert WorkerGroup.of_run({}).alone
 
 
-def test_gradients_and_loss_of_the_shares_are_those_of_the_batch() -> None:
+def test_gradients_and_loss_of_the_shares_are_those_of_the_batch(run_workers: Any) -> None:
     program = """
         import json, torch
         from torch import nn
@@ -138,7 +96,7 @@ def test_gradients_and_loss_of_the_shares_are_those_of_the_batch() -> None:
         idle = [p.grad is None for p in model["idle"].parameters()]
         print(json.dumps([start, losses, end, idle]))
     """
-    found = run_workers(program)
+    found = run_workers(program, world=WORLD)
     assert [done.returncode for done in found] == [0] * WORLD, found[0].stderr
     results = [json.loads(done.stdout) for done in found]
     start, losses, end, idle = results[0]
@@ -171,7 +129,7 @@ def test_gradients_and_loss_of_the_shares_are_those_of_the_batch() -> None:
 
 
 @pytest.mark.parametrize("wire", ["bfloat16", "float16"])
-def test_gradients_may_travel_in_half_the_bytes(wire: str) -> None:
+def test_gradients_may_travel_in_half_the_bytes(run_workers: Any, wire: str) -> None:
     program = f"""
         import torch
         from torch import nn
@@ -194,7 +152,7 @@ def test_gradients_may_travel_in_half_the_bytes(wire: str) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_metrics_buffers_and_texts_are_those_of_all_workers() -> None:
+def test_metrics_buffers_and_texts_are_those_of_all_workers(run_workers: Any) -> None:
     program = """
         import json, torch
         from torch import nn
@@ -216,7 +174,7 @@ def test_metrics_buffers_and_texts_are_those_of_all_workers() -> None:
         both = [metrics.of_all(group).compute(), whole.compute()]
         print(json.dumps([*both, norm.running_mean.item(), texts]))
     """
-    for done in run_workers(program):
+    for done in run_workers(program, world=WORLD):
         assert done.returncode == 0, done.stderr
         found, expected, mean, texts = json.loads(done.stdout)
         assert found == pytest.approx(expected, rel=1e-12)
@@ -224,7 +182,7 @@ def test_metrics_buffers_and_texts_are_those_of_all_workers() -> None:
         assert texts == ["from 0 é", ""]
 
 
-def test_a_worker_that_has_gone_is_said() -> None:
+def test_a_worker_that_has_gone_is_said(run_workers: Any) -> None:
     program = """
         import sys, torch
         from embery.worker.group import WorkerGroup
