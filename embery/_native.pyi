@@ -61,6 +61,29 @@ class Store:
     def export_state(self, table: int) -> dict[str, Any]: ...
     def import_state(self, table: int, state: dict[str, Any]) -> None: ...
     def clear_table(self, table: int) -> None: ...
+    # Slots that move lie in one group of 64, as [slot_begin, slot_end).
+    def export_changes(
+        self, table: int, slot_begin: int, slot_end: int, since: NDArray[np.uint64] | None
+    ) -> dict[str, NDArray[Any]]:
+        """Return what changed after `since`, or all rows; "horizon" is the next `since`."""
+
+    def import_changes(
+        self, table: int, slot_begin: int, slot_end: int, changes: dict[str, NDArray[Any]]
+    ) -> None: ...
+    def export_slots(
+        self, table: int, slot_begin: int, slot_end: int, counters: bool
+    ) -> dict[str, Any]:
+        """Return what moves beside rows; the counters of the whole group, or zeros."""
+
+    def merge_slots(
+        self, table: int, slot_begin: int, slot_end: int, state: dict[str, Any]
+    ) -> None: ...
+    def drop_slots(self, table: int, slot_begin: int, slot_end: int, counters: bool) -> None:
+        """Forget slots that have moved, without tombstones."""
+
+    def check_slots(self, table: int, slot_begin: int, slot_end: int) -> tuple[int, int]:
+        """Return the number of rows, and a checksum of their keys and LSNs."""
+
 
 class Server:
     """Serves a store to clients. Thread-safe.
@@ -95,6 +118,14 @@ class Server:
         routing before.
         """
 
+    def freeze_slots(self, slot_begin: int, slot_end: int) -> None:
+        """Refuse changes of slots until a newer routing comes; on return none are under way."""
+
+    def export_applied(self, slot_begin: int, slot_end: int) -> NDArray[np.uint64]:
+        """Return which pushes were applied: (n, 4) of client, slot, highest sequence, window."""
+
+    def import_applied(self, entries: NDArray[np.uint64]) -> None: ...
+    def drop_applied(self, slot_begin: int, slot_end: int) -> None: ...
     def handle(self, frame: bytes) -> bytes:
         """Answer a frame that another channel carried, which has authenticated its sender.
 

@@ -9,6 +9,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "bind/arrays.h"
 #include "bind/bind.h"
@@ -64,6 +65,33 @@ py::bytes HandleFrame(Server& server, const py::bytes& frame) {
   std::memcpy(out, head.data(), head.size());
   if (rows.size() > 0) std::memcpy(out + head.size(), rows.data(), rows.size());
   return result;
+}
+
+void RequireSlots(uint32_t begin, uint32_t end) {
+  if (begin < end && end <= kSlotCount) return;
+  ThrowIfError(Status::InvalidArgument("slots must be a range within [0, " +
+                                       std::to_string(kSlotCount) + "), got [" +
+                                       std::to_string(begin) + ", " + std::to_string(end) + ")"));
+}
+
+// Rows of client, slot, highest sequence and window.
+py::array ExportApplied(Server& server, uint32_t slot_begin, uint32_t slot_end) {
+  RequireSlots(slot_begin, slot_end);
+  std::vector<uint64_t> values;
+  for (const auto& e : server.service().applied().Export(slot_begin, slot_end)) {
+    values.insert(values.end(), {e.client, e.slot, e.highest, e.applied});
+  }
+  const auto count = static_cast<py::ssize_t>(values.size() / 4);
+  return ToArray(std::move(values), {count, 4});
+}
+
+void ImportApplied(Server& server, const py::array& entries) {
+  const auto* values = ArrayData<uint64_t>(entries, "entries");
+  std::vector<AppliedPushes::Entry> parsed;
+  for (py::ssize_t i = 0; i + 4 <= entries.size(); i += 4, values += 4) {
+    parsed.push_back({values[0], values[1], values[2], values[3]});
+  }
+  ThrowIfError(server.service().applied().Import(parsed));
 }
 
 py::dict ServerStats(const Server& server, const ServiceStats& service) {
@@ -122,6 +150,23 @@ void BindServer(py::module_& module) {
           py::arg("salt"), py::arg("table"))
       .def("set_routing", &SetServerRouting, py::arg("version"), py::arg("owners"),
            py::arg("changed_at"))
+      .def(
+          "freeze_slots",
+          [](Server& server, uint32_t slot_begin, uint32_t slot_end) {
+            RequireSlots(slot_begin, slot_end);
+            const py::gil_scoped_release release;
+            server.service().FreezeSlots(slot_begin, slot_end);
+          },
+          py::arg("slot_begin"), py::arg("slot_end"))
+      .def("export_applied", &ExportApplied, py::arg("slot_begin"), py::arg("slot_end"))
+      .def("import_applied", &ImportApplied, py::arg("entries"))
+      .def(
+          "drop_applied",
+          [](Server& server, uint32_t slot_begin, uint32_t slot_end) {
+            RequireSlots(slot_begin, slot_end);
+            server.service().applied().Drop(slot_begin, slot_end);
+          },
+          py::arg("slot_begin"), py::arg("slot_end"))
       .def("handle", &HandleFrame, py::arg("frame"))
       .def("stats", [](Server& server) { return ServerStats(server, server.service().stats()); })
       .def("stop", &Server::Stop, py::call_guard<py::gil_scoped_release>());

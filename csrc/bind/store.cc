@@ -226,6 +226,45 @@ void BindStore(py::module_& module) {
           },
           py::arg("table"), py::arg("state"))
       .def(
+          "export_changes",
+          [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end,
+             const py::object& since) {
+            return ExportChanges(GetTable(store, id), {slot_begin, slot_end}, since);
+          },
+          py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"), py::arg("since"))
+      .def(
+          "import_changes",
+          [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end,
+             const py::dict& changes) {
+            ImportChanges(GetTable(store, id), {slot_begin, slot_end}, changes);
+          },
+          py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"), py::arg("changes"))
+      .def(
+          "export_slots",
+          [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end, bool counters) {
+            return ExportSlots(GetTable(store, id), {slot_begin, slot_end}, counters);
+          },
+          py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"), py::arg("counters"))
+      .def(
+          "merge_slots",
+          [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end,
+             const py::dict& state) {
+            MergeSlots(GetTable(store, id), {slot_begin, slot_end}, state);
+          },
+          py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"), py::arg("state"))
+      .def(
+          "drop_slots",
+          [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end, bool counters) {
+            DropSlots(GetTable(store, id), {slot_begin, slot_end}, counters);
+          },
+          py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"), py::arg("counters"))
+      .def(
+          "check_slots",
+          [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end) {
+            return CheckSlots(GetTable(store, id), {slot_begin, slot_end});
+          },
+          py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"))
+      .def(
           "clear_table", [](Store& store, TableId id) { GetTable(store, id).Clear(); },
           py::arg("table"));
 }

@@ -87,7 +87,91 @@ constexpr std::pair<const char*, uint64_t Counters::*> kCounterFields[] = {
     {"non_finite", &Counters::non_finite}, {"updates", &Counters::updates},
 };
 
+// The states of consecutive groups.
+py::dict ToDict(const std::vector<SlotGroup::State>& groups, uint32_t step) {
+  using Values = std::vector<uint64_t>;
+  py::dict state;
+  state["step"] = step;
+  state["slot_lsns"] =
+      ToArray(Pluck<uint64_t>(groups, [](const SlotGroup::State& g, Values& values) {
+        values.insert(values.end(), g.slot_lsns.begin(), g.slot_lsns.end());
+      }));
+  for (const auto& [name, field] : kCounterFields) {
+    state[name] =
+        ToArray(Pluck<uint64_t>(groups, [field = field](const SlotGroup::State& g, Values& values) {
+          values.push_back(g.counters.*field);
+        }));
+  }
+  // One row a group: operations, candidates forgotten, tombstones lost.
+  state["groups"] = ToArray(Pluck<uint64_t>(groups, [](const SlotGroup::State& g, Values& values) {
+    values.insert(values.end(), {g.operation, g.candidates_forgotten, g.tombstones_lost});
+  }));
+  state["candidates"] =
+      ToArray(Pluck<uint64_t>(groups, [](const SlotGroup::State& g, Values& values) {
+        for (const Candidate& c : g.candidates) {
+          values.insert(values.end(),
+                        {c.mixed, c.last_operation, uint64_t{c.pulls} << 16 | c.pushes});
+        }
+      }));
+  state["tombstones"] =
+      ToArray(Pluck<uint64_t>(groups, [](const SlotGroup::State& g, Values& values) {
+        for (const Tombstone& t : g.tombstones) values.insert(values.end(), {t.mixed, t.lsn});
+      }));
+  return state;
+}
+
+// Records of `width` numbers that begin with a mixed key; calls take(group, record) for each.
+template <typename Take>
+void ForEachRecord(const py::dict& state, const char* name, py::ssize_t width, uint32_t group_begin,
+                   std::vector<SlotGroup::State>& groups, Take take) {
+  const auto records = state[name].cast<py::array>();
+  const auto* record = ArrayData<uint64_t>(records, name);
+  for (py::ssize_t i = 0; i + width <= records.size(); i += width, record += width) {
+    const uint32_t group = GroupOf({record[0]}) - group_begin;
+    if (group >= groups.size()) {
+      ThrowIfError(Status::InvalidArgument(std::string(name) + " are of other slots"));
+    }
+    take(groups[group], record);
+  }
+}
+
+std::vector<SlotGroup::State> FromDict(const py::dict& state, uint32_t group_begin, size_t count) {
+  std::vector<SlotGroup::State> groups(count);
+  const auto* lsns = Column<uint64_t>(state, "slot_lsns", count, kSlotsPerGroup);
+  const auto* extra = Column<uint64_t>(state, "groups", count, 3);
+  for (size_t i = 0; i < count; ++i) {
+    groups[i].slot_lsns.assign(lsns + i * kSlotsPerGroup, lsns + (i + 1) * kSlotsPerGroup);
+    groups[i].operation = extra[3 * i];
+    groups[i].candidates_forgotten = extra[3 * i + 1];
+    groups[i].tombstones_lost = extra[3 * i + 2];
+  }
+  for (const auto& [name, field] : kCounterFields) {
+    const auto* values = Column<uint64_t>(state, name, count, 1);
+    for (size_t i = 0; i < count; ++i) groups[i].counters.*field = values[i];
+  }
+  ForEachRecord(
+      state, "candidates", 3, group_begin, groups,
+      [](SlotGroup::State& group, const uint64_t* record) {
+        group.candidates.push_back({record[0], record[1], static_cast<uint16_t>(record[2] >> 16),
+                                    static_cast<uint16_t>(record[2] & 0xffff)});
+      });
+  ForEachRecord(state, "tombstones", 2, group_begin, groups,
+                [](SlotGroup::State& group, const uint64_t* record) {
+                  group.tombstones.push_back({record[0], record[1]});
+                });
+  return groups;
+}
+
 }  // namespace
+
+SlotRange::SlotRange(uint32_t slot_begin, uint32_t slot_end) : begin(slot_begin), end(slot_end) {
+  if (begin < end && end <= kSlotCount && begin / kSlotsPerGroup == (end - 1) / kSlotsPerGroup) {
+    return;
+  }
+  ThrowIfError(Status::InvalidArgument("slots that move must be a range within one group of " +
+                                       std::to_string(kSlotsPerGroup) + ", got [" +
+                                       std::to_string(begin) + ", " + std::to_string(end) + ")"));
+}
 
 py::dict ExportRows(Table& table, uint32_t slot_begin, uint32_t slot_end) {
   RowColumns columns;
@@ -173,65 +257,90 @@ void ImportRows(Table& table, const py::dict& columns) {
 py::dict ExportState(Table& table) {
   std::vector<SlotGroup::State> groups;
   for (uint32_t i = 0; i < kGroupCount; ++i) groups.push_back(table.group(i).ExportState());
-  using Values = std::vector<uint64_t>;
-  py::dict state;
-  state["step"] = table.step();
-  state["slot_lsns"] =
-      ToArray(Pluck<uint64_t>(groups, [](const SlotGroup::State& g, Values& values) {
-        values.insert(values.end(), g.slot_lsns.begin(), g.slot_lsns.end());
-      }));
-  for (const auto& [name, field] : kCounterFields) {
-    state[name] =
-        ToArray(Pluck<uint64_t>(groups, [field = field](const SlotGroup::State& g, Values& values) {
-          values.push_back(g.counters.*field);
-        }));
-  }
-  // One row a group: operations, candidates forgotten, tombstones lost.
-  state["groups"] = ToArray(Pluck<uint64_t>(groups, [](const SlotGroup::State& g, Values& values) {
-    values.insert(values.end(), {g.operation, g.candidates_forgotten, g.tombstones_lost});
-  }));
-  state["candidates"] =
-      ToArray(Pluck<uint64_t>(groups, [](const SlotGroup::State& g, Values& values) {
-        for (const Candidate& c : g.candidates) {
-          values.insert(values.end(),
-                        {c.mixed, c.last_operation, uint64_t{c.pulls} << 16 | c.pushes});
-        }
-      }));
-  state["tombstones"] =
-      ToArray(Pluck<uint64_t>(groups, [](const SlotGroup::State& g, Values& values) {
-        for (const Tombstone& t : g.tombstones) values.insert(values.end(), {t.mixed, t.lsn});
-      }));
-  return state;
+  return ToDict(groups, table.step());
 }
 
 void ImportState(Table& table, const py::dict& state) {
-  std::vector<SlotGroup::State> groups(kGroupCount);
-  const auto* lsns = Column<uint64_t>(state, "slot_lsns", kSlotCount, 1);
-  const auto* extra = Column<uint64_t>(state, "groups", kGroupCount, 3);
-  for (uint32_t i = 0; i < kGroupCount; ++i) {
-    groups[i].slot_lsns.assign(lsns + i * kSlotsPerGroup, lsns + (i + 1) * kSlotsPerGroup);
-    groups[i].operation = extra[3 * i];
-    groups[i].candidates_forgotten = extra[3 * i + 1];
-    groups[i].tombstones_lost = extra[3 * i + 2];
-  }
-  for (const auto& [name, field] : kCounterFields) {
-    const auto* values = Column<uint64_t>(state, name, kGroupCount, 1);
-    for (uint32_t i = 0; i < kGroupCount; ++i) groups[i].counters.*field = values[i];
-  }
-  const auto candidates = state["candidates"].cast<py::array>();
-  const auto* candidate = ArrayData<uint64_t>(candidates, "candidates");
-  for (py::ssize_t i = 0; i + 2 < candidates.size(); i += 3, candidate += 3) {
-    groups[GroupOf({candidate[0]})].candidates.push_back(
-        {candidate[0], candidate[1], static_cast<uint16_t>(candidate[2] >> 16),
-         static_cast<uint16_t>(candidate[2] & 0xffff)});
-  }
-  const auto tombstones = state["tombstones"].cast<py::array>();
-  const auto* tombstone = ArrayData<uint64_t>(tombstones, "tombstones");
-  for (py::ssize_t i = 0; i + 1 < tombstones.size(); i += 2, tombstone += 2) {
-    groups[GroupOf({tombstone[0]})].tombstones.push_back({tombstone[0], tombstone[1]});
-  }
+  const std::vector<SlotGroup::State> groups = FromDict(state, 0, kGroupCount);
   table.set_step(state["step"].cast<uint32_t>());
   for (uint32_t i = 0; i < kGroupCount; ++i) table.group(i).ImportState(groups[i]);
+}
+
+// ---- slots that move ----------------------------------------------------------------------------
+
+py::dict ExportChanges(Table& table, const SlotRange& slots, const py::object& since) {
+  SlotGroup::Horizon horizon;
+  if (!since.is_none()) {
+    const auto array = since.cast<py::array>();
+    const auto* values = ArrayData<uint64_t>(array, "since");
+    if (array.size() != kSlotsPerGroup + 1) {
+      ThrowIfError(Status::InvalidArgument("since must be the horizon of earlier changes"));
+    }
+    std::copy_n(values, kSlotsPerGroup, horizon.lsns.begin());
+    horizon.tombstones_lost = values[kSlotsPerGroup];
+  }
+  RowColumns columns;
+  SlotGroup::Changes changes;
+  {
+    const py::gil_scoped_release release;
+    SlotGroup& group = table.group(slots.group());
+    if (since.is_none()) columns.Reserve(group.size().rows, table.layout());
+    changes = group.VisitChanges(slots.begin, slots.end, horizon,
+                                 [&](const RowView& row) { columns.Append(row, table.layout()); });
+  }
+  if (!since.is_none() && changes.horizon.tombstones_lost != horizon.tombstones_lost) {
+    ThrowIfError(Status::Unavailable("table '" + table.spec().name +
+                                     "' deletes more rows than it remembers; move its slots when "
+                                     "less of it is evicted"));
+  }
+  py::dict result = std::move(columns).ToDict(table.layout());
+  result["deleted"] = ToArray(std::move(changes.deleted));
+  std::vector<uint64_t> reached(changes.horizon.lsns.begin(), changes.horizon.lsns.end());
+  reached.push_back(changes.horizon.tombstones_lost);
+  result["horizon"] = ToArray(std::move(reached));
+  return result;
+}
+
+void ImportChanges(Table& table, const SlotRange& slots, const py::dict& columns) {
+  const auto deleted = columns["deleted"].cast<py::array>();
+  const auto* mixed = ArrayData<uint64_t>(deleted, "deleted");
+  const auto count = static_cast<size_t>(deleted.size());
+  {
+    const py::gil_scoped_release release;
+    table.group(slots.group()).EraseRows({mixed, count});
+  }
+  ImportRows(table, columns);
+}
+
+py::dict ExportSlots(Table& table, const SlotRange& slots, bool with_counters) {
+  const auto counters =
+      with_counters ? SlotGroup::WithCounters::kYes : SlotGroup::WithCounters::kNo;
+  return ToDict({table.group(slots.group()).ExportSlots(slots.begin, slots.end, counters)},
+                table.step());
+}
+
+void MergeSlots(Table& table, const SlotRange& slots, const py::dict& state) {
+  const std::vector<SlotGroup::State> groups = FromDict(state, slots.group(), 1);
+  table.RaiseStep(state["step"].cast<uint32_t>());
+  table.group(slots.group()).MergeSlots(slots.begin, slots.end, groups[0]);
+}
+
+void DropSlots(Table& table, const SlotRange& slots, bool with_counters) {
+  const py::gil_scoped_release release;
+  table.group(slots.group())
+      .DropSlots(slots.begin, slots.end,
+                 with_counters ? SlotGroup::WithCounters::kYes : SlotGroup::WithCounters::kNo);
+}
+
+std::pair<uint64_t, uint64_t> CheckSlots(Table& table, const SlotRange& slots) {
+  const py::gil_scoped_release release;
+  uint64_t rows = 0;
+  uint64_t sum = 0;
+  table.group(slots.group()).VisitSlots(slots.begin, slots.end, [&](const RowView& row) {
+    ++rows;
+    sum += Fmix64(row.key ^ Fmix64(row.lsn));
+  });
+  return {rows, sum};
 }
 
 }  // namespace embery

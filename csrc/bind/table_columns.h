@@ -8,6 +8,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <utility>
 
 #include "table/table.h"
 
@@ -30,5 +31,29 @@ void ImportRows(Table& table, const pybind11::dict& columns);
 // Counters, LSNs, admission candidates and tombstones.
 pybind11::dict ExportState(Table& table);
 void ImportState(Table& table, const pybind11::dict& state);
+
+// Slots of one group, which move together; raises InvalidArgument for others.
+struct SlotRange {
+  SlotRange(uint32_t slot_begin, uint32_t slot_end);
+  uint32_t group() const { return begin / kSlotsPerGroup; }
+
+  uint32_t begin;
+  uint32_t end;
+};
+
+// The columns of ExportRows for what changed after `since`, or all rows if that is None; `deleted`
+// uint64, mixed keys that went, before the rows came; `horizon` uint64, to be the next `since`.
+pybind11::dict ExportChanges(Table& table, const SlotRange& slots, const pybind11::object& since);
+void ImportChanges(Table& table, const SlotRange& slots, const pybind11::dict& columns);
+
+// What moves beside rows, as ExportState has it; MergeSlots adds it to what is there.
+pybind11::dict ExportSlots(Table& table, const SlotRange& slots, bool with_counters);
+void MergeSlots(Table& table, const SlotRange& slots, const pybind11::dict& state);
+
+// Forgets slots that have moved, their counters too if they took them along.
+void DropSlots(Table& table, const SlotRange& slots, bool with_counters);
+
+// The number of rows, and a checksum of which they are and their last changes.
+std::pair<uint64_t, uint64_t> CheckSlots(Table& table, const SlotRange& slots);
 
 }  // namespace embery

@@ -73,27 +73,38 @@ std::vector<Contribution> PushGroups::TakeAll() {
   return all;
 }
 
-JoinedPush::JoinedPush(const std::vector<Contribution>& contributions) {
-  for (const Contribution& contribution : contributions) {
-    for (const SectionView& section : contribution.message.sections) {
-      auto at = std::find_if(sections_.begin(), sections_.end(),
-                             [&](const SectionView& s) { return s.salt == section.salt; });
-      if (at == sections_.end()) {
-        at = sections_.insert(at, {section.salt, section.dim, 0, nullptr, nullptr});
-        keys_.emplace_back();
-        grads_.emplace_back();
-      }
-      const auto which = static_cast<size_t>(at - sections_.begin());
-      const size_t floats = size_t{section.count} * section.dim;
+void JoinedPush::Add(const PushMessage& push, const SlotSet& done) {
+  for (const SectionView& section : push.sections) {
+    auto at = std::find_if(sections_.begin(), sections_.end(),
+                           [&](const SectionView& s) { return s.salt == section.salt; });
+    if (at == sections_.end()) {
+      at = sections_.insert(at, {section.salt, section.dim, 0, nullptr, nullptr});
+      keys_.emplace_back();
+      grads_.emplace_back();
+    }
+    const auto which = static_cast<size_t>(at - sections_.begin());
+    const size_t dim = section.dim;
+    if (done.empty()) {
       keys_[which].insert(keys_[which].end(), section.keys, section.keys + section.count);
-      grads_[which].insert(grads_[which].end(), section.grads, section.grads + floats);
-      at->count += section.count;
+      grads_[which].insert(grads_[which].end(), section.grads, section.grads + section.count * dim);
+      continue;
+    }
+    for (uint32_t i = 0; i < section.count; ++i) {
+      if (done.Contains(SlotOf(MixKey(section.salt, section.keys[i])))) continue;
+      const float* grad = section.grads + i * dim;
+      keys_[which].push_back(section.keys[i]);
+      grads_[which].insert(grads_[which].end(), grad, grad + dim);
     }
   }
+}
+
+const std::vector<SectionView>& JoinedPush::sections() {
   for (size_t i = 0; i < sections_.size(); ++i) {
+    sections_[i].count = static_cast<uint32_t>(keys_[i].size());
     sections_[i].keys = keys_[i].data();
     sections_[i].grads = grads_[i].data();
   }
+  return sections_;
 }
 
 }  // namespace embery

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "base/slot_set.h"
 #include "base/status.h"
 #include "transport/handler.h"
 #include "wire/messages.h"
@@ -60,9 +61,10 @@ class PushGroups {
 // Requires: sections of one table agree in dim.
 class JoinedPush {
  public:
-  explicit JoinedPush(const std::vector<Contribution>& contributions);
+  // Without the keys whose slot is in `done`.
+  void Add(const PushMessage& push, const SlotSet& done);
 
-  const std::vector<SectionView>& sections() const { return sections_; }
+  const std::vector<SectionView>& sections();
 
  private:
   std::vector<SectionView> sections_;

@@ -17,6 +17,16 @@ uint64_t TotalKeys(const std::vector<SectionView>& sections) {
   return total;
 }
 
+SlotSet SlotsOf(const std::vector<SectionView>& sections) {
+  SlotSet slots;
+  for (const SectionView& section : sections) {
+    for (uint32_t i = 0; i < section.count; ++i) {
+      slots.Add(SlotOf(MixKey(section.salt, section.keys[i])));
+    }
+  }
+  return slots;
+}
+
 PullMode ToPullMode(ReadMode mode) {
   switch (mode) {
     case ReadMode::kTrain:
@@ -68,6 +78,11 @@ Status Service::SetRouting(uint64_t version, std::span<const uint16_t> owners,
   routing.owns_all = std::all_of(routing.owned.begin(), routing.owned.end(), std::identity());
   routing.last_change = *std::max_element(changed_at.begin(), changed_at.end());
   const WriterLock lock(gate_);
+  if (version == routing_.version) {
+    // Known already: what was frozen since stays so.
+    routing.frozen = routing_.frozen;
+    routing.has_frozen = routing_.has_frozen;
+  }
   if (version >= routing_.version) routing_ = routing;
   return Status::Ok();
 }
@@ -103,13 +118,22 @@ Status Service::FindTables(const std::vector<SectionView>& sections,
   return Status::Ok();
 }
 
-uint32_t Service::CountMoved(uint64_t version, const std::vector<SectionView>& sections) const {
-  if (routing_.owns_all && version >= routing_.last_change) return 0;
+void Service::FreezeSlots(uint32_t begin, uint32_t end) {
+  const WriterLock lock(gate_);
+  for (uint32_t slot = begin; slot < end; ++slot) routing_.frozen.Add(slot);
+  routing_.has_frozen = true;
+}
+
+uint32_t Service::CountMoved(uint64_t version, const std::vector<SectionView>& sections,
+                             Access access) const {
+  const bool may_be_frozen = access == Access::kChange && routing_.has_frozen;
+  if (routing_.owns_all && version >= routing_.last_change && !may_be_frozen) return 0;
   uint32_t moved = 0;
   for (const SectionView& section : sections) {
     for (uint32_t i = 0; i < section.count; ++i) {
       const uint32_t slot = SlotOf(MixKey(section.salt, section.keys[i]));
-      if (!routing_.owned[slot] || version < routing_.changed_at[slot]) ++moved;
+      const bool is_frozen = may_be_frozen && routing_.frozen.Contains(slot);
+      if (!routing_.owned[slot] || version < routing_.changed_at[slot] || is_frozen) ++moved;
     }
   }
   return moved;
@@ -172,7 +196,8 @@ Reply Service::Pull(const Request& request) {
   const auto& [pull, sections] = decoded.value();
   std::vector<TableId> ids;
   if (const Status found = FindTables(sections, ids); !found.ok()) return Outcome(id, found);
-  if (const uint32_t moved = CountMoved(pull.routing_version, sections); moved > 0) {
+  const Access access = pull.mode == ReadMode::kTrain ? Access::kChange : Access::kRead;
+  if (const uint32_t moved = CountMoved(pull.routing_version, sections, access); moved > 0) {
     return Moved(id, moved);
   }
   ReplyHead head;
@@ -205,15 +230,52 @@ Reply Service::Pull(const Request& request) {
   return MakeReply(id, head, {}, absent, std::move(rows));
 }
 
-Status Service::Apply(const std::vector<SectionView>& sections, uint32_t now_s) {
+Status Service::ApplyAdmitted(std::span<const PushMessage* const> pushes,
+                              const std::vector<Admitted>& admitted) {
+  bool counts = false;
+  bool is_whole = pushes.size() == 1;
+  for (const auto& [identity, slots, claim] : admitted) {
+    counts = counts || claim.counts;
+    is_whole = is_whole && claim.done.empty();
+  }
+  JoinedPush joined;
+  for (size_t i = 0; i < pushes.size() && !is_whole; ++i) {
+    joined.Add(*pushes[i], admitted[i].claim.done);
+  }
+  const std::vector<SectionView>& sections = is_whole ? pushes[0]->sections : joined.sections();
   std::vector<TableId> ids;
   EMBERY_RETURN_IF_ERROR(FindTables(sections, ids));
   std::vector<PushRequest> requests;
   for (size_t i = 0; i < sections.size(); ++i) {
     requests.push_back({ids[i], sections[i].keys, sections[i].count, sections[i].grads});
   }
-  const Status status = store_.Push(requests, now_s);
+  const Status status =
+      store_.Push(requests, pushes[0]->head.now_s, counts ? PushStep::kNext : PushStep::kPresent);
   if (status.ok()) Count(stats_.rows_pushed, TotalKeys(sections));
+  return status;
+}
+
+Status Service::Apply(std::span<const PushMessage* const> pushes) {
+  std::vector<Admitted> admitted;
+  Status status;
+  for (const PushMessage* push : pushes) {
+    Admitted next{{push->head.client, push->head.sequence}, SlotsOf(push->sections), {}};
+    Result<AppliedPushes::Claim> claim = applied_.Begin(next.identity, next.slots);
+    if (!claim.ok()) {
+      status = claim.status();
+      break;
+    }
+    next.claim = claim.value();
+    admitted.push_back(next);
+  }
+  if (status.ok()) status = ApplyAdmitted(pushes, admitted);
+  for (const Admitted& push : admitted) {
+    if (status.ok()) {
+      applied_.Finish(push.identity, push.slots);
+    } else {
+      applied_.Abandon(push.identity);
+    }
+  }
   return status;
 }
 
@@ -228,16 +290,25 @@ void Service::Push(Request request, Done done) {
     const ReaderLock lock(gate_);
     std::vector<TableId> ids;
     const Status found = FindTables(push.sections, ids);
-    const uint32_t moved = found.ok() ? CountMoved(head.routing_version, push.sections) : 0;
+    const uint32_t moved =
+        found.ok() ? CountMoved(head.routing_version, push.sections, Access::kChange) : 0;
     if (!found.ok()) {
       reply = Outcome(id, found);
     } else if (moved > 0) {
       reply = Moved(id, moved);
     } else if (head.world == 1) {
-      reply = Outcome(id, Apply(push.sections, head.now_s));
+      const PushMessage* const alone[] = {&push};
+      reply = Outcome(id, Apply(alone));
     }
   }
   if (reply.has_value()) return done(std::move(*reply));
+  if (applied_.IsApplied({head.client, head.sequence}, SlotsOf(push.sections))) {
+    // The reply was lost, or others of the group have moved slots to push to again: they may still
+    // need this rank, with nothing to apply.
+    done(StatusReply(id, Status::Ok()));
+    push.sections.clear();
+    done = [](const Reply&) {};
+  }
   PushGroups::Outcome outcome = groups_.Add({std::move(request), std::move(push), std::move(done)});
   FailAll(outcome.refused, outcome.refusal);
   FailAll(outcome.given_up,
@@ -251,12 +322,13 @@ void Service::ApplyGroup(std::vector<Contribution> group) {
     const ReaderLock lock(gate_);
     // The routing may have changed while they waited.
     uint32_t moved = 0;
+    std::vector<const PushMessage*> pushes;
     for (const Contribution& part : group) {
-      moved += CountMoved(part.message.head.routing_version, part.message.sections);
+      moved +=
+          CountMoved(part.message.head.routing_version, part.message.sections, Access::kChange);
+      pushes.push_back(&part.message);
     }
-    const Status status =
-        moved > 0 ? Status::Ok()
-                  : Apply(JoinedPush(group).sections(), group.front().message.head.now_s);
+    const Status status = moved > 0 ? Status::Ok() : Apply(pushes);
     for (const Contribution& part : group) {
       const uint64_t id = part.request.header.request;
       replies.push_back(moved > 0 ? Moved(id, moved) : Outcome(id, status));

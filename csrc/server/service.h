@@ -2,7 +2,9 @@
 // pushes of workers that step together. It remembers nothing else.
 //
 // A request is served whole or not at all: if the server does not own all its slots, or its routing
-// is older than a slot's last change, the reply says how many keys were refused (`moved`).
+// is older than a slot's last change, the reply says how many keys were refused (`moved`). So it is
+// with changes of slots that are frozen, because they are about to move. A push that comes again is
+// applied to those of its slots that it was not applied to before.
 //
 // Thread-safety: all methods may be called from any thread. Ownership: borrows the store and the
 // pool, which must outlive it. Invariant: when SetRouting returns, nothing is under way by the
@@ -20,6 +22,8 @@
 
 #include "base/hash.h"
 #include "base/mutex.h"
+#include "base/slot_set.h"
+#include "server/applied_pushes.h"
 #include "server/push_groups.h"
 #include "table/store.h"
 #include "transport/handler.h"
@@ -49,6 +53,12 @@ class Service final : public Handler {
   Status SetRouting(uint64_t version, std::span<const uint16_t> owners,
                     std::span<const uint64_t> changed_at) EXCLUDES(gate_);
 
+  // Slots [begin, end) change no more until a newer routing comes; when this returns, nothing that
+  // changes them is under way.
+  void FreezeSlots(uint32_t begin, uint32_t end) EXCLUDES(gate_);
+
+  AppliedPushes& applied() { return applied_; }
+
   Status CheckHello(const Request& hello) override;
   Reply StatusReply(uint64_t request, const Status& status) override EXCLUDES(gate_);
   void Handle(Request request, Done done) override EXCLUDES(gate_);
@@ -65,12 +75,22 @@ class Service final : public Handler {
     std::array<bool, kSlotCount> owned{};
     std::array<uint64_t, kSlotCount> changed_at{};
     bool owns_all = false;
+    SlotSet frozen;
+    bool has_frozen = false;
+  };
+  // What a request does to rows.
+  enum class Access : uint8_t { kRead, kChange };
+  // A push that is about to be applied: what it may still be applied to.
+  struct Admitted {
+    PushIdentity identity;
+    SlotSet slots;
+    AppliedPushes::Claim claim;
   };
 
   Status FindTables(const std::vector<SectionView>& sections, std::vector<TableId>& ids) const
       REQUIRES_SHARED(gate_);
-  uint32_t CountMoved(uint64_t version, const std::vector<SectionView>& sections) const
-      REQUIRES_SHARED(gate_);
+  uint32_t CountMoved(uint64_t version, const std::vector<SectionView>& sections,
+                      Access access) const REQUIRES_SHARED(gate_);
   Reply MakeReply(uint64_t request, ReplyHead head, std::string_view text,
                   std::span<const uint8_t> absent, Body rows) const;
   Reply Outcome(uint64_t request, const Status& status) REQUIRES_SHARED(gate_);
@@ -78,7 +98,10 @@ class Service final : public Handler {
   Body TakeRows(const Request& request, size_t absent_count, size_t bytes);
   Reply Pull(const Request& request) EXCLUDES(gate_);
   void Push(Request request, Done done) EXCLUDES(gate_);
-  Status Apply(const std::vector<SectionView>& sections, uint32_t now_s) REQUIRES_SHARED(gate_);
+  // Applies pushes joined into one; they are known from then on.
+  Status Apply(std::span<const PushMessage* const> pushes) REQUIRES_SHARED(gate_);
+  Status ApplyAdmitted(std::span<const PushMessage* const> pushes,
+                       const std::vector<Admitted>& admitted) REQUIRES_SHARED(gate_);
   void ApplyGroup(std::vector<Contribution> group) EXCLUDES(gate_);
   void FailAll(const std::vector<Contribution>& contributions, const Status& status)
       EXCLUDES(gate_);
@@ -92,6 +115,7 @@ class Service final : public Handler {
   std::unordered_map<uint64_t, TableId> tables_ GUARDED_BY(gate_);
   Routing routing_ GUARDED_BY(gate_);
   PushGroups groups_;
+  AppliedPushes applied_;
   ServiceStats stats_;
 };
 

@@ -90,6 +90,15 @@ class ServiceFixture {
     return body;
   }
 
+  void MustPush(const PushHead& head, const std::vector<uint64_t>& keys, float grad) {
+    std::optional<Answer> answer;
+    Send(FrameType::kPush, PushBody(head, keys, grad), answer);
+    REQUIRE_TRUE(answer.has_value());
+    CHECK_TRUE(answer->message.head.code == StatusCode::kOk);
+    CHECK_EQ(answer->message.head.moved, 0U);
+  }
+
+  uint32_t step() { return store_.FindTable(id_)->step(); }
   uint64_t rows() { return store_.FindTable(id_)->stats().rows; }
 
  private:
@@ -176,6 +185,67 @@ TEST(GroupWhoseSlotsMovedWhileItWaitedIsRefused) {
   CHECK_EQ(first->message.head.moved, 1U);
   CHECK_EQ(second->message.head.moved, 1U);
   CHECK_EQ(fixture.rows(), 0U);
+}
+
+PushHead OfClient(uint64_t client, uint64_t sequence, uint64_t version = 1) {
+  return {version, client, sequence, 0, 0, 1, 0};
+}
+
+TEST(PushThatComesAgainIsAppliedOnce) {
+  ServiceFixture fixture;
+  for (int i = 0; i < 3; ++i) fixture.MustPush(OfClient(1, 1), {5, 6}, -1);
+  fixture.MustPush(OfClient(2, 1), {5}, -1);
+  CHECK_EQ(fixture.Pull({5}).message.rows[0], 2.0f);
+  CHECK_EQ(fixture.step(), 2U);
+}
+
+TEST(PushThatWasRefusedIsAppliedToTheRest) {
+  ServiceFixture fixture;
+  fixture.owners()[SlotOfKey(5)] = kNumber + 1;
+  fixture.SetRouting(2);
+  fixture.MustPush(OfClient(1, 1), {6}, -1);
+  fixture.owners()[SlotOfKey(5)] = kNumber;
+  fixture.changed_at()[SlotOfKey(5)] = 3;
+  fixture.SetRouting(3);
+  fixture.MustPush(OfClient(1, 1, 3), {5, 6}, -1);
+  CHECK_EQ(fixture.Pull({5}, 3).message.rows[0], 1.0f);
+  CHECK_EQ(fixture.Pull({6}, 3).message.rows[0], 1.0f);
+  CHECK_EQ(fixture.step(), 1U);
+}
+
+TEST(FrozenSlotsAreReadAndNotChanged) {
+  ServiceFixture fixture;
+  fixture.MustPush(OfClient(1, 1), {5, 6}, -1);
+  fixture.service().FreezeSlots(SlotOfKey(5), SlotOfKey(5) + 1);
+  fixture.SetRouting(1);  // Is no news.
+  std::optional<Answer> answer;
+  fixture.Send(FrameType::kPush, ServiceFixture::PushBody(OfClient(1, 2), {5, 6}, -1), answer);
+  CHECK_EQ(answer->message.head.moved, 1U);
+  CHECK_EQ(fixture.Pull({5}, 1, ReadMode::kTrain).message.head.moved, 1U);
+  CHECK_EQ(fixture.Pull({5}).message.rows[0], 1.0f);
+  fixture.MustPush(OfClient(1, 3), {6}, -1);
+  fixture.SetRouting(2);
+  fixture.MustPush(OfClient(1, 2), {5, 6}, -1);
+  CHECK_EQ(fixture.Pull({5}).message.rows[0], 2.0f);
+  CHECK_EQ(fixture.Pull({6}).message.rows[0], 3.0f);
+}
+
+TEST(RankWhoseReplyWasLostIsAnsweredAlone) {
+  ServiceFixture fixture;
+  std::optional<Answer> answers[3];
+  for (uint32_t rank = 0; rank < 2; ++rank) {
+    fixture.Send(FrameType::kPush, ServiceFixture::PushBody(OfGroup(rank, 2, rank), {5}, -1),
+                 answers[rank]);
+  }
+  fixture.Send(FrameType::kPush, ServiceFixture::PushBody(OfGroup(1, 2, 1), {5}, -1), answers[2]);
+  REQUIRE_TRUE(answers[2].has_value());
+  CHECK_EQ(fixture.Pull({5}).message.rows[0], 2.0f);
+  // Rank 0 has a slot that has moved here since, rank 1 has none.
+  fixture.Send(FrameType::kPush, ServiceFixture::PushBody(OfGroup(0, 2, 0), {5, 6}, -1),
+               answers[0]);
+  CHECK_EQ(fixture.Pull({5}).message.rows[0], 2.0f);
+  CHECK_EQ(fixture.Pull({6}).message.rows[0], 1.0f);
+  CHECK_EQ(fixture.step(), 1U);
 }
 
 TEST(RoundsThatNobodyFinishesAreLimited) {

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -66,6 +67,15 @@ struct Counters {
   uint64_t deleted = 0;     // Rows deleted, for whatever reason, or started anew.
   uint64_t non_finite = 0;  // Distinct keys of pushes whose gradient was not finite.
   uint64_t updates = 0;     // Optimizer steps on rows.
+
+  void Add(const Counters& other) {
+    admitted += other.admitted;
+    rejected += other.rejected;
+    evicted += other.evicted;
+    deleted += other.deleted;
+    non_finite += other.non_finite;
+    updates += other.updates;
+  }
 };
 
 struct Tombstone {
@@ -143,7 +153,24 @@ class SlotGroup {
 
   // Calls visit(row) for all rows with slots in [slot_begin, slot_end), by ascending mixed key.
   template <typename Visit>
-  void VisitSlots(uint32_t slot_begin, uint32_t slot_end, Visit visit) EXCLUDES(mutex_);
+  void VisitSlots(uint32_t slot_begin, uint32_t slot_end, Visit visit) EXCLUDES(mutex_) {
+    VisitChanges(slot_begin, slot_end, Horizon{}, visit);
+  }
+
+  // The LSN of each slot of the group, up to which changes are known.
+  struct Horizon {
+    std::array<Lsn, kSlotsPerGroup> lsns{};
+    uint64_t tombstones_lost = 0;
+  };
+  struct Changes {
+    Horizon horizon;                // Of what was visited.
+    std::vector<uint64_t> deleted;  // Mixed keys; some may be there again.
+  };
+  // As VisitSlots, but for rows that changed after `since`; returns also what was deleted after it.
+  // If tombstones were lost since then, deletions are too.
+  template <typename Visit>
+  Changes VisitChanges(uint32_t slot_begin, uint32_t slot_end, const Horizon& since, Visit visit)
+      EXCLUDES(mutex_);
   // False if the row does not exist.
   template <typename Visit>
   bool VisitRow(MixedKey mixed, Visit visit) EXCLUDES(mutex_);
@@ -165,6 +192,17 @@ class SlotGroup {
     uint64_t candidates_forgotten = 0;
     uint64_t operation = 0;
   };
+  // What moves with slots [slot_begin, slot_end); the rest of the state is as if it were empty. Its
+  // counters are those of the whole group, or zero.
+  enum class WithCounters : uint8_t { kNo, kYes };
+  State ExportSlots(uint32_t slot_begin, uint32_t slot_end, WithCounters counters) EXCLUDES(mutex_);
+  // Adds what ExportSlots of another store's group returned.
+  void MergeSlots(uint32_t slot_begin, uint32_t slot_end, const State& state) EXCLUDES(mutex_);
+  // Forgets the slots as if they had never been here, with no tombstones.
+  void DropSlots(uint32_t slot_begin, uint32_t slot_end, WithCounters counters) EXCLUDES(mutex_);
+  // Deletes rows without a trace: their deletion was counted elsewhere.
+  void EraseRows(std::span<const uint64_t> mixed) EXCLUDES(mutex_);
+
   State ExportState() EXCLUDES(mutex_);
   void ImportState(const State& state) EXCLUDES(mutex_);
 
@@ -234,17 +272,32 @@ class SlotGroup {
 };
 
 template <typename Visit>
-void SlotGroup::VisitSlots(uint32_t slot_begin, uint32_t slot_end, Visit visit) {
+SlotGroup::Changes SlotGroup::VisitChanges(uint32_t slot_begin, uint32_t slot_end,
+                                           const Horizon& since, Visit visit) {
   ReaderLock lock(mutex_);
+  Changes changes;
+  std::copy_n(slot_lsns_, kSlotsPerGroup, changes.horizon.lsns.begin());
+  changes.horizon.tombstones_lost = tombstones_lost_;
+  const auto is_in = [&](uint32_t slot) { return slot >= slot_begin && slot < slot_end; };
+  for (const Tombstone& tombstone : tombstones_) {
+    const uint32_t slot = SlotOf({tombstone.mixed});
+    if (is_in(slot) && tombstone.lsn > since.lsns[slot % kSlotsPerGroup]) {
+      changes.deleted.push_back(tombstone.mixed);
+    }
+  }
   struct Entry {
     uint32_t tag;
     Handle handle;
   };
   std::vector<Entry> entries;
-  entries.reserve(index_.size());
+  const bool wants_all = since.lsns == Horizon{}.lsns;
+  if (wants_all) entries.reserve(index_.size());
   index_.ForEach([&](uint32_t tag, Handle handle) {
     const uint32_t slot = SlotOf(JoinMixed(number_, tag, 0));
-    if (slot >= slot_begin && slot < slot_end) entries.push_back({tag, handle});
+    if (!is_in(slot)) return;
+    if (wants_all || At(handle).lsn() > since.lsns[slot % kSlotsPerGroup]) {
+      entries.push_back({tag, handle});
+    }
   });
   // Records lie anywhere in memory: only where tags are equal does the order look at them.
   std::sort(entries.begin(), entries.end(), [this](const Entry& a, const Entry& b) {
@@ -260,6 +313,7 @@ void SlotGroup::VisitSlots(uint32_t slot_begin, uint32_t slot_end, Visit visit) 
     visit(RowView{KeyOf(mixed), SlotOf(mixed), record.lsn(), record.updates(), record.step(),
                   record.time_s(), record.values(), record.state(context_.layout)});
   }
+  return changes;
 }
 
 template <typename Visit>

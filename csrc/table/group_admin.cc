@@ -1,4 +1,5 @@
 // What happens to a group's rows besides training: eviction, saving, restoring.
+#include <algorithm>
 #include <cstring>
 #include <string>
 
@@ -111,6 +112,81 @@ void SlotGroup::Clear() {
   admission_ = Admission(context_.spec.admission);
   tombstones_.clear();
   counters_.deleted += handles.size();
+}
+
+void SlotGroup::EraseRows(std::span<const uint64_t> mixed_keys) {
+  WriterLock lock(mutex_);
+  for (const uint64_t bits : mixed_keys) {
+    const Handle handle = Find({bits});
+    if (handle == kNoHandle) continue;
+    index_.Erase(TagOf({bits}), handle);
+    records_.Free(handle);
+  }
+}
+
+SlotGroup::State SlotGroup::ExportSlots(uint32_t slot_begin, uint32_t slot_end,
+                                        WithCounters counters) {
+  State state = ExportState();
+  const auto is_out = [&](uint64_t mixed) {
+    const uint32_t slot = SlotOf({mixed});
+    return slot < slot_begin || slot >= slot_end;
+  };
+  std::erase_if(state.candidates, [&](const Candidate& c) { return is_out(c.mixed); });
+  std::erase_if(state.tombstones, [&](const Tombstone& t) { return is_out(t.mixed); });
+  for (uint32_t i = 0; i < kSlotsPerGroup; ++i) {
+    const uint32_t slot = number_ * kSlotsPerGroup + i;
+    if (slot < slot_begin || slot >= slot_end) state.slot_lsns[i] = 0;
+  }
+  if (counters == WithCounters::kNo) {
+    state.counters = {};
+    state.tombstones_lost = 0;
+    state.candidates_forgotten = 0;
+  }
+  return state;
+}
+
+void SlotGroup::MergeSlots(uint32_t slot_begin, uint32_t slot_end, const State& state) {
+  WriterLock lock(mutex_);
+  for (uint32_t slot = slot_begin; slot < slot_end; ++slot) {
+    const uint32_t i = slot % kSlotsPerGroup;
+    slot_lsns_[i] = std::max(slot_lsns_[i], state.slot_lsns[i]);
+  }
+  for (const Candidate& candidate : state.candidates) admission_.Import(candidate);
+  tombstones_.insert(tombstones_.end(), state.tombstones.begin(), state.tombstones.end());
+  counters_.Add(state.counters);
+  tombstones_lost_ += state.tombstones_lost;
+  admission_.set_forgotten(admission_.forgotten() + state.candidates_forgotten);
+  operation_ = std::max(operation_, state.operation);
+}
+
+void SlotGroup::DropSlots(uint32_t slot_begin, uint32_t slot_end, WithCounters counters) {
+  WriterLock lock(mutex_);
+  const auto is_in = [&](uint32_t slot) { return slot >= slot_begin && slot < slot_end; };
+  struct Entry {
+    uint32_t tag;
+    Handle handle;
+  };
+  std::vector<Entry> entries;
+  index_.ForEach([&](uint32_t tag, Handle handle) {
+    if (is_in(SlotOf(JoinMixed(number_, tag, 0)))) entries.push_back({tag, handle});
+  });
+  for (const Entry& entry : entries) {
+    index_.Erase(entry.tag, entry.handle);
+    records_.Free(entry.handle);
+  }
+  std::vector<Candidate> candidates = admission_.Export();
+  const uint64_t forgotten = counters == WithCounters::kYes ? 0 : admission_.forgotten();
+  admission_ = Admission(context_.spec.admission);
+  for (const Candidate& candidate : candidates) {
+    if (!is_in(SlotOf({candidate.mixed}))) admission_.Import(candidate);
+  }
+  admission_.set_forgotten(forgotten);
+  std::erase_if(tombstones_, [&](const Tombstone& t) { return is_in(SlotOf({t.mixed})); });
+  for (uint32_t slot = slot_begin; slot < slot_end; ++slot) slot_lsns_[slot % kSlotsPerGroup] = 0;
+  if (counters == WithCounters::kYes) {
+    counters_ = {};
+    tombstones_lost_ = 0;
+  }
 }
 
 SlotGroup::State SlotGroup::ExportState() {

@@ -252,7 +252,7 @@ Status Store::CheckFinite(std::span<const PushRequest> requests,
       });
 }
 
-Status Store::Push(std::span<const PushRequest> requests, uint32_t now_s) {
+Status Store::Push(std::span<const PushRequest> requests, uint32_t now_s, PushStep step) {
   Result<std::vector<Table*>> found = FindTables(requests);
   if (!found.ok()) return found.status();
   const std::vector<Table*>& tables = found.value();
@@ -267,7 +267,9 @@ Status Store::Push(std::span<const PushRequest> requests, uint32_t now_s) {
   EMBERY_RETURN_IF_ERROR(CheckFinite(requests, tables));
   ReaderLock gate(gate_);
   std::vector<Tick> ticks;
-  for (Table* table : tables) ticks.push_back({table->NextStep(), now_s});
+  for (Table* table : tables) {
+    ticks.push_back({step == PushStep::kNext ? table->NextStep() : table->step(), now_s});
+  }
   EMBERY_RETURN_IF_ERROR(ForEachGroup(
       requests, tables,
       [&](size_t r, uint32_t group, const GroupBatch& share, GroupScratch& scratch) {

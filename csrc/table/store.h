@@ -42,6 +42,10 @@ struct PushRequest {
   const float* grads;  // count x dim.
 };
 
+// Whether a push begins a step of its tables or belongs to the present one, of which a part was
+// applied before.
+enum class PushStep : uint8_t { kNext, kPresent };
+
 class Store {
  public:
   Store(int threads, const Kernels& kernels);
@@ -61,7 +65,8 @@ class Store {
 
   // Blocks until applied. On an invalid argument nothing was changed; if memory ran out some keys
   // were updated. A table is named once at the most.
-  Status Push(std::span<const PushRequest> requests, uint32_t now_s) EXCLUDES(gate_);
+  Status Push(std::span<const PushRequest> requests, uint32_t now_s,
+              PushStep step = PushStep::kNext) EXCLUDES(gate_);
 
   // Applies the table's eviction policy to all its rows; returns the number of rows evicted.
   size_t Evict(Table& table, uint32_t now_s) EXCLUDES(gate_);

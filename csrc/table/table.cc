@@ -12,15 +12,6 @@ constexpr uint64_t kSlackDivisor = 64;
 constexpr uint32_t kSweepsPerTtl = 32;
 constexpr size_t kRowsSweptPerBatch = 65536;
 
-void Add(Counters& sum, const Counters& part) {
-  sum.admitted += part.admitted;
-  sum.rejected += part.rejected;
-  sum.evicted += part.evicted;
-  sum.deleted += part.deleted;
-  sum.non_finite += part.non_finite;
-  sum.updates += part.updates;
-}
-
 }  // namespace
 
 Table::Table(const TableSpec& spec, const Kernels& kernels) : context_(spec, kernels) {
@@ -87,7 +78,7 @@ Table::Stats Table::stats() {
   for (const auto& group : groups_) {
     const SlotGroup::Size size = group->size();
     const SlotGroup::Totals totals = group->totals();
-    Add(stats.counters, totals.counters);
+    stats.counters.Add(totals.counters);
     stats.rows += size.rows;
     stats.bytes += size.bytes + sizeof(SlotGroup);
     stats.candidates += size.candidates;

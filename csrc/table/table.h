@@ -28,6 +28,13 @@ class Table {
   uint32_t step() const { return step_.load(std::memory_order_relaxed); }
   // Begins a push: returns its step, 1 for the first.
   uint32_t NextStep() { return step_.fetch_add(1, std::memory_order_relaxed) + 1; }
+  // Counts at least as many as another server did.
+  void RaiseStep(uint32_t to) {
+    uint32_t step = step_.load(std::memory_order_relaxed);
+    // A failed exchange loads the present value; as above, nothing is ordered by it.
+    while (step < to && !step_.compare_exchange_weak(step, to, std::memory_order_relaxed)) {
+    }
+  }
   void set_step(uint32_t step) { step_.store(step, std::memory_order_relaxed); }
 
   // Applies the eviction policy; `step` is the one under way. Returns the number of rows evicted.

@@ -1,0 +1,98 @@
+// What is remembered of pushes, against a set of everything that was applied.
+#include "server/applied_pushes.h"
+
+#include <set>
+#include <thread>
+#include <tuple>
+
+#include "base/testing.h"
+
+namespace embery {
+namespace {
+
+SlotSet Slots(std::initializer_list<uint32_t> slots) {
+  SlotSet set;
+  for (const uint32_t slot : slots) set.Add(slot);
+  return set;
+}
+
+void Apply(AppliedPushes& applied, const PushIdentity& push, const SlotSet& slots) {
+  CHECK_TRUE(applied.Begin(push, slots).ok());
+  applied.Finish(push, slots);
+}
+
+TEST(PushThatComesAgainIsDoneWhereItWasApplied) {
+  AppliedPushes applied;
+  Apply(applied, {7, 1}, Slots({3, 4095}));
+  const auto again = applied.Begin({7, 1}, Slots({3, 4, 4095})).value();
+  CHECK_TRUE(again.done == Slots({3, 4095}));
+  CHECK_TRUE(!again.counts);
+  applied.Finish({7, 1}, Slots({3, 4, 4095}));
+  CHECK_TRUE(applied.Begin({7, 1}, Slots({4})).value().done == Slots({4}));
+  applied.Abandon({7, 1});
+  CHECK_TRUE(applied.Begin({8, 1}, Slots({3})).value().counts);
+}
+
+TEST(PushThatFailedMayComeAgain) {
+  AppliedPushes applied;
+  CHECK_TRUE(applied.Begin({7, 1}, Slots({3})).value().counts);
+  applied.Abandon({7, 1});
+  const auto again = applied.Begin({7, 1}, Slots({3})).value();
+  CHECK_TRUE(again.counts && again.done.empty());
+}
+
+TEST(EqualPushWaitsForTheOneUnderWay) {
+  AppliedPushes applied;
+  CHECK_TRUE(applied.Begin({7, 1}, Slots({3})).ok());
+  std::thread second([&applied] {
+    CHECK_TRUE(applied.Begin({7, 1}, Slots({3})).value().done == Slots({3}));
+    applied.Abandon({7, 1});
+  });
+  applied.Finish({7, 1}, Slots({3}));
+  second.join();
+}
+
+TEST(PushBeyondTheWindowIsRefused) {
+  AppliedPushes applied;
+  Apply(applied, {7, 100}, Slots({3}));
+  Apply(applied, {7, 37}, Slots({3}));
+  const auto late = applied.Begin({7, 36}, Slots({3}));
+  CHECK_TRUE(late.status().code() == StatusCode::kInvalidArgument);
+  CHECK_TRUE(applied.Begin({7, 37}, Slots({3})).value().done == Slots({3}));
+}
+
+TEST(WindowsMoveWithTheirSlots) {
+  AppliedPushes from;
+  AppliedPushes to;
+  for (uint64_t sequence = 1; sequence <= 90; sequence += 3) {
+    Apply(from, {7, sequence}, Slots({10, 20}));
+    Apply(to, {7, sequence + 1}, Slots({30}));
+  }
+  CHECK_TRUE(to.Import(from.Export(10, 15)).ok());
+  from.Drop(10, 15);
+  const auto again = to.Begin({7, 88}, Slots({10, 20, 30})).value();
+  CHECK_TRUE(again.done == Slots({10}));
+  CHECK_TRUE(!again.counts);
+  to.Abandon({7, 88});
+  CHECK_TRUE(to.Begin({7, 86}, Slots({10, 30})).value().done == Slots({30}));
+  CHECK_TRUE(from.Begin({7, 88}, Slots({10, 20})).value().done == Slots({20}));
+  const AppliedPushes::Entry nowhere{7, kSlotCount + 1, 1, 1};
+  CHECK_TRUE(to.Import({&nowhere, 1}).code() == StatusCode::kInvalidArgument);
+}
+
+TEST(ClientsBeyondTheLimitAreForgottenByAge) {
+  AppliedPushes applied;
+  for (uint64_t client = 0; client <= AppliedPushes::kClientsMax; ++client) {
+    Apply(applied, {client, 1}, Slots({1}));
+    if (client > 0) Apply(applied, {0, client + 1}, Slots({1}));
+  }
+  CHECK_EQ(applied.clients_forgotten(), 1U);
+  CHECK_TRUE(applied.Begin({0, 2 + AppliedPushes::kClientsMax - 1}, Slots({1})).value().done ==
+             Slots({1}));
+  CHECK_TRUE(applied.Begin({1, 1}, Slots({1})).value().counts);
+}
+
+}  // namespace
+}  // namespace embery
+
+EMBERY_TEST_MAIN()
