@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import get_args
 
 from embery.coordinator.cluster import Cluster
-from embery.coordinator.state import WorkerState
+from embery.coordinator.state import ClusterState, WorkerState
 from embery.observability.metrics import Sample
 from embery.rpc.records import ServerState
 
@@ -28,3 +29,15 @@ def samples(cluster: Cluster) -> Iterator[Sample]:
     workers: Counter[str] = Counter(worker.state for worker in state.workers.values())
     for name in get_args(WorkerState):
         yield Sample("gauge", "workers", "Workers by state.", workers[name], {"state": name})
+    yield from _heartbeat_ages(state, time.monotonic())
+
+
+def _heartbeat_ages(state: ClusterState, now_s: float) -> Iterator[Sample]:
+    """Yield how long ago each member was heard that is there, or should be."""
+    text = "Seconds since the last heartbeat of a member that is live or lost."
+    for role, members in (("server", state.servers), ("worker", state.workers)):
+        for number, member in members.items():
+            if member.state in ("live", "lost"):
+                label = {"role": role, "member": str(number)}
+                age_s = now_s - member.heard_s
+                yield Sample("gauge", "heartbeat_age_seconds", text, age_s, label)

@@ -135,7 +135,19 @@ class Server:
             InvalidArgument: the frame is malformed; what is wrong with a request is in the reply.
         """
 
-    def stats(self) -> dict[str, int]: ...
+    def stats(self) -> dict[str, int]:
+        """Return what was served, and what all transports together carried."""
+
+    def traffic(self) -> dict[str, dict[str, int]]:
+        """Return what each transport carried, by its name, if it listens or was used."""
+
+    def times(self) -> dict[str, tuple[list[tuple[float, int]], float]]:
+        """Return how long pulls and pushes took on the server.
+
+        By "pull" and "push": requests in each bucket with its upper bound in seconds, the last one
+        infinite; and the seconds of all together. A push waits for those of its group.
+        """
+
     def stop(self) -> None:
         """Close listeners and connections; fail what waits. May be called twice."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from embery.observability.metrics import Sample
+from embery.observability.metrics import Distribution, Sample, Shown
 from embery.ps.tables import ServedTables
 
-# Counter of the store -> what it is; all but these stay within `embery status`.
+# Counters of the store and of the server -> what they are.
 _TABLE_GAUGES = {
     "rows": "Rows of the table on this server.",
     "bytes": "Memory of its records and index.",
@@ -21,18 +21,36 @@ _TABLE_COUNTERS = {
     "deleted": "Rows that were deleted, evicted ones among them.",
     "nonfinite": "Gradients that were refused for not being finite.",
 }
-_DATA_GAUGES = {"connections": "Open connections of the data plane."}
+_SERVED_COUNTERS = {
+    "requests": "Requests that came, whatever became of them.",
+    "rows_pulled": "Rows that were handed out.",
+    "rows_pushed": "Gradients of rows that were applied.",
+    "moved": "Keys refused because their slot is another server's.",
+    "failed": "Requests answered with an error.",
+}
+_TRAFFIC_COUNTERS = {
+    "accepted": "Connections that were ever opened.",
+    "bytes_in": "Bytes of requests.",
+    "bytes_out": "Bytes of replies.",
+    "malformed": "Connections closed for a frame that made no sense.",
+    "unauthenticated": "Connections closed for a wrong secret.",
+}
+_TIMES = "Seconds from a whole request to its reply, with what a push waits for other workers."
 
 
-def samples(tables: ServedTables) -> Iterator[Sample]:
+def samples(tables: ServedTables) -> Iterator[Shown]:
     """Yield what the tables and the data plane count."""
     yield Sample("gauge", "routing_version", "Routing in force here.", tables.routing_version)
-    for name, value in tables.stats("").items():
-        if name in _DATA_GAUGES:
-            yield Sample("gauge", f"data_{name}", _DATA_GAUGES[name], value)
-        else:
-            words = name.replace("_", " ")
-            yield Sample("counter", f"data_{name}", f"Data plane: {words}.", value)
+    served = tables.native.stats()
+    for name, text in _SERVED_COUNTERS.items():
+        yield Sample("counter", f"data_{name}", text, served[name])
+    for kind, (buckets, total) in tables.native.times().items():
+        yield Distribution("request_seconds", _TIMES, buckets, total, {"kind": kind})
+    for transport, counters in tables.native.traffic().items():
+        label = {"transport": transport}
+        yield Sample("gauge", "data_connections", "Open now.", counters["connections"], label)
+        for name, text in _TRAFFIC_COUNTERS.items():
+            yield Sample("counter", f"data_{name}", text, counters[name], label)
     for table in tables.names:
         counters = tables.stats(table)
         label = {"table": table}

@@ -34,7 +34,7 @@ from embery.rpc.v1.server_pb2_grpc import add_ServerServicer_to_server
 from embery.validation import require_int
 
 if TYPE_CHECKING:
-    from embery.observability.metrics import Sample
+    from embery.observability.metrics import Shown
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class ParameterServer:
         """Return where it listens."""
         return self._rpc.address
 
-    def samples(self) -> Iterator[Sample]:
+    def samples(self) -> Iterator[Shown]:
         """Yield its metrics."""
         from embery.ps.metrics import samples  # noqa: PLC0415  Prometheus only where it is wanted
 

@@ -5,7 +5,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <chrono>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -94,20 +96,61 @@ void ImportApplied(Server& server, const py::array& entries) {
   ThrowIfError(server.service().applied().Import(parsed));
 }
 
-py::dict ServerStats(const Server& server, const ServiceStats& service) {
-  const ListenerStats& traffic = server.traffic();
+struct TrafficField {
+  const char* name;
+  std::atomic<uint64_t> ListenerStats::*counter;
+};
+constexpr TrafficField kTrafficFields[] = {
+    {"connections", &ListenerStats::connections},
+    {"accepted", &ListenerStats::accepted},
+    {"bytes_in", &ListenerStats::bytes_in},
+    {"bytes_out", &ListenerStats::bytes_out},
+    {"malformed", &ListenerStats::malformed},
+    {"unauthenticated", &ListenerStats::unauthenticated},
+};
+
+py::dict ServerTraffic(Server& server) {
   py::dict result;
-  result["connections"] = traffic.connections.load();
-  result["accepted"] = traffic.accepted.load();
-  result["bytes_in"] = traffic.bytes_in.load();
-  result["bytes_out"] = traffic.bytes_out.load();
-  result["malformed"] = traffic.malformed.load();
-  result["unauthenticated"] = traffic.unauthenticated.load();
+  for (const auto& [transport, traffic] : server.Traffic()) {
+    py::dict counters;
+    for (const auto& [name, counter] : kTrafficFields) counters[name] = (traffic->*counter).load();
+    result[py::str(transport)] = counters;
+  }
+  return result;
+}
+
+py::dict ServerStats(Server& server) {
+  const ServiceStats& service = server.service().stats();
+  py::dict result;
   result["requests"] = service.requests.load();
   result["rows_pulled"] = service.rows_pulled.load();
   result["rows_pushed"] = service.rows_pushed.load();
   result["moved"] = service.moved.load();
   result["failed"] = service.failed.load();
+  for (const auto& [name, counter] : kTrafficFields) {
+    uint64_t total = 0;
+    for (const auto& [transport, traffic] : server.Traffic()) total += (traffic->*counter).load();
+    result[name] = total;
+  }
+  return result;
+}
+
+py::tuple Durations(const DurationHistogram& histogram) {
+  py::list buckets;
+  for (size_t i = 0; i <= DurationHistogram::kBounds; ++i) {
+    const double bound = i < DurationHistogram::kBounds
+                             ? std::chrono::duration<double>(DurationHistogram::Bound(i)).count()
+                             : std::numeric_limits<double>::infinity();
+    buckets.append(py::make_tuple(bound, histogram.count(i)));
+  }
+  return py::make_tuple(buckets, std::chrono::duration<double>(histogram.sum()).count());
+}
+
+py::dict ServerTimes(Server& server) {
+  const ServiceStats& service = server.service().stats();
+  py::dict result;
+  result["pull"] = Durations(service.pull_time);
+  result["push"] = Durations(service.push_time);
   return result;
 }
 
@@ -168,7 +211,9 @@ void BindServer(py::module_& module) {
           },
           py::arg("slot_begin"), py::arg("slot_end"))
       .def("handle", &HandleFrame, py::arg("frame"))
-      .def("stats", [](Server& server) { return ServerStats(server, server.service().stats()); })
+      .def("stats", &ServerStats)
+      .def("traffic", &ServerTraffic)
+      .def("times", &ServerTimes)
       .def("stop", &Server::Stop, py::call_guard<py::gil_scoped_release>());
 }
 

@@ -5,6 +5,7 @@
 #include <future>
 #include <utility>
 
+#include "base/counter.h"
 #include "transport/socket_listener.h"
 
 namespace embery {
@@ -18,7 +19,7 @@ constexpr std::chrono::minutes kGroupWaitMax{10};
 Result<uint16_t> Server::ListenTcp(const std::string& host, uint16_t port) {
   const MutexLock lock(mutex_);
   if (stopped_) return Status::Unavailable("listen_tcp: the server was stopped");
-  auto listener = SocketListener::OpenTcp(host, port, threads_, service_, pool_, traffic_);
+  auto listener = SocketListener::OpenTcp(host, port, threads_, service_, pool_, traffic_["tcp"]);
   if (!listener.ok()) return listener.status();
   const uint16_t bound = listener.value()->port();
   listeners_.push_back(std::move(listener).value());
@@ -28,7 +29,7 @@ Result<uint16_t> Server::ListenTcp(const std::string& host, uint16_t port) {
 Result<std::string> Server::ListenShm() {
   const MutexLock lock(mutex_);
   if (stopped_) return Status::Unavailable("listen_shm: the server was stopped");
-  auto listener = SocketListener::OpenShm(threads_, service_, pool_, traffic_);
+  auto listener = SocketListener::OpenShm(threads_, service_, pool_, traffic_["shm"]);
   if (!listener.ok()) return listener.status();
   std::string name = listener.value()->name();
   listeners_.push_back(std::move(listener).value());
@@ -38,10 +39,13 @@ Result<std::string> Server::ListenShm() {
 Result<Reply> Server::Handle(std::span<const std::byte> frame) {
   const Result<FrameView> view = DecodeFrame(frame);
   if (!view.ok()) return view.status();
+  ListenerStats* traffic = nullptr;
   {
     const MutexLock lock(mutex_);
     if (stopped_) return Status::Unavailable("the server was stopped");
+    traffic = &traffic_["grpc"];
   }
+  Count(traffic->bytes_in, frame.size());
   Request request{view.value().header, Body::Take(pool_, view.value().body.size())};
   if (!view.value().body.empty()) {
     if (request.body.data() == nullptr) {
@@ -58,7 +62,16 @@ Result<Reply> Server::Handle(std::span<const std::byte> frame) {
   if (reply.wait_for(kGroupWaitMax) != std::future_status::ready) {
     return Status(StatusCode::kDeadlineExceeded, "the other workers of this push did not come");
   }
-  return reply.get();
+  Reply made = reply.get();
+  Count(traffic->bytes_out, made.head.size() + made.rows.size());
+  return made;
+}
+
+std::vector<std::pair<std::string, const ListenerStats*>> Server::Traffic() {
+  const MutexLock lock(mutex_);
+  std::vector<std::pair<std::string, const ListenerStats*>> result;
+  for (const auto& [transport, stats] : traffic_) result.emplace_back(transport, &stats);
+  return result;
 }
 
 void Server::Stop() {

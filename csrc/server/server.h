@@ -5,8 +5,10 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.h"
@@ -26,7 +28,9 @@ class Server {
   Server& operator=(const Server&) = delete;
 
   Service& service() { return service_; }
-  const ListenerStats& traffic() const { return traffic_; }
+
+  // What each transport carried, by its name, if it listens or was used.
+  std::vector<std::pair<std::string, const ListenerStats*>> Traffic() EXCLUDES(mutex_);
 
   // Returns the port.
   Result<uint16_t> ListenTcp(const std::string& host, uint16_t port) EXCLUDES(mutex_);
@@ -41,10 +45,11 @@ class Server {
 
  private:
   BodyPool pool_;
-  ListenerStats traffic_;
   Service service_;
   const int threads_;
   Mutex mutex_;
+  // Its entries stay where they are, for listeners to count in.
+  std::map<std::string, ListenerStats> traffic_ GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<Listener>> listeners_ GUARDED_BY(mutex_);
   bool stopped_ GUARDED_BY(mutex_) = false;
 };

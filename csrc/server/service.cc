@@ -1,6 +1,7 @@
 #include "server/service.h"
 
 #include <algorithm>
+#include <chrono>
 #include <functional>
 #include <optional>
 #include <string>
@@ -174,8 +175,18 @@ Reply Service::StatusReply(uint64_t request, const Status& status) {
 
 void Service::Handle(Request request, Done done) {
   Count(stats_.requests, 1);
-  if (request.header.type == FrameType::kPull) return done(Pull(request));
-  if (request.header.type == FrameType::kPush) return Push(std::move(request), std::move(done));
+  const auto begin = std::chrono::steady_clock::now();
+  if (request.header.type == FrameType::kPull) {
+    Reply reply = Pull(request);
+    stats_.pull_time.Add(std::chrono::steady_clock::now() - begin);
+    return done(std::move(reply));
+  }
+  if (request.header.type == FrameType::kPush) {
+    return Push(std::move(request), [this, begin, done = std::move(done)](Reply reply) {
+      stats_.push_time.Add(std::chrono::steady_clock::now() - begin);
+      done(std::move(reply));
+    });
+  }
   done(StatusReply(request.header.request,
                    Status::InvalidArgument("a request must be a pull or a push")));
 }

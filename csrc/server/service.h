@@ -20,6 +20,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/duration_histogram.h"
 #include "base/hash.h"
 #include "base/mutex.h"
 #include "base/slot_set.h"
@@ -38,6 +39,9 @@ struct ServiceStats {
   std::atomic<uint64_t> rows_pushed{0};
   std::atomic<uint64_t> moved{0};
   std::atomic<uint64_t> failed{0};
+  // From the whole request to its reply, with what a push waits for those of other workers.
+  DurationHistogram pull_time;
+  DurationHistogram push_time;
 };
 
 class Service final : public Handler {

@@ -15,7 +15,7 @@ from embery.rpc.credentials import VARIABLES, Credentials
 from embery.validation import require_int
 
 if TYPE_CHECKING:
-    from embery.observability.metrics import Sample
+    from embery.observability.metrics import Shown
 
 _HELP = {
     "token_file": "file with the token that callers must know",
@@ -66,7 +66,7 @@ def add_listen_arguments(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def metrics(
-    arguments: argparse.Namespace, samples: Callable[[], Iterable[Sample]]
+    arguments: argparse.Namespace, samples: Callable[[], Iterable[Shown]]
 ) -> Iterator[None]:
     """Serve `samples` within the context, if the command line asks for it."""
     if arguments.metrics_port is None:

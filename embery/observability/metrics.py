@@ -5,12 +5,19 @@ Values are read when they are asked for; nothing is counted twice for their sake
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import accumulate
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from embery.errors import Unavailable
@@ -34,6 +41,26 @@ class Sample:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Many values of one thing, counted by their size; a histogram to Prometheus.
+
+    Args:
+        name, text, labels: as of `Sample`.
+        buckets: upper bound and values of each, the bounds rising to infinity.
+        total: the values added up.
+    """
+
+    name: str
+    text: str
+    buckets: Sequence[tuple[float, int]]
+    total: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+Shown = Sample | Distribution
+
+
 class MetricsEndpoint:
     """Serves http://HOST:PORT/metrics from its making until `close`.
 
@@ -45,7 +72,7 @@ class MetricsEndpoint:
         Unavailable: the address cannot be bound.
     """
 
-    def __init__(self, host: str, port: int, collect: Callable[[], Iterable[Sample]]) -> None:
+    def __init__(self, host: str, port: int, collect: Callable[[], Iterable[Shown]]) -> None:
         registry = CollectorRegistry()
         registry.register(_Samples(collect))
         try:
@@ -65,7 +92,7 @@ class MetricsEndpoint:
 
 
 class _Samples(Collector):
-    def __init__(self, collect: Callable[[], Iterable[Sample]]) -> None:
+    def __init__(self, collect: Callable[[], Iterable[Shown]]) -> None:
         self._collect = collect
 
     def describe(self) -> Iterable[Metric]:
@@ -74,12 +101,28 @@ class _Samples(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the samples, those of a name together."""
-        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
-        for sample in self._collect():
-            if sample.name not in families:
-                kind = CounterMetricFamily if sample.kind == "counter" else GaugeMetricFamily
-                families[sample.name] = kind(
-                    f"embery_{sample.name}", sample.text, labels=list(sample.labels)
+        families: dict[str, Any] = {}
+        for shown in self._collect():
+            if shown.name not in families:
+                families[shown.name] = _family_of(shown)(
+                    f"embery_{shown.name}", shown.text, labels=list(shown.labels)
                 )
-            families[sample.name].add_metric(list(sample.labels.values()), sample.value)
+            values = list(shown.labels.values())
+            if isinstance(shown, Distribution):
+                families[shown.name].add_metric(values, _cumulative(shown.buckets), shown.total)
+            else:
+                families[shown.name].add_metric(values, shown.value)
         yield from families.values()
+
+
+def _family_of(shown: Shown) -> Callable[..., Metric]:
+    if isinstance(shown, Distribution):
+        return HistogramMetricFamily
+    return CounterMetricFamily if shown.kind == "counter" else GaugeMetricFamily
+
+
+def _cumulative(buckets: Sequence[tuple[float, int]]) -> list[tuple[str, int]]:
+    """Return for each bound, as Prometheus writes it, how many values are at most that."""
+    counts = accumulate(count for _, count in buckets)
+    bounds = ["+Inf" if math.isinf(bound) else str(bound) for bound, _ in buckets]
+    return list(zip(bounds, counts, strict=True))
