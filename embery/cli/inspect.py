@@ -1,22 +1,26 @@
-"""`embery inspect`: a row, or a table's statistics, of a checkpoint."""
+"""`embery inspect`: a row, or a table's statistics, of a checkpoint or a running cluster."""
 
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from embery import checkpoint
 from embery.checkpoint import Checkpoint
 from embery.cli.command import add_json_argument, fail, print_fields, print_json
-from embery.errors import InvalidArgument, Unavailable
+from embery.cli.serving import add_credential_arguments, credentials_of
+from embery.errors import InvalidArgument
 from embery.observability.progress import progress
 from embery.rows import decode_values, describe
+from embery.rpc.address import SCHEME
 from embery.table import Table
 
-EXAMPLE = "embery inspect runs/7 item 0x2a --json"
+EXAMPLE = """embery inspect runs/7 item 0x2a --json
+  embery inspect embery://127.0.0.1:7070 item"""
 FAILED = 1
 # Of what a store saves beside the rows: a number a slot group, and so many numbers an entry.
 _COUNTERS = ("admitted", "rejected", "evicted", "deleted", "non_finite", "updates")
@@ -26,7 +30,10 @@ _LIST_WIDTHS = {"candidates": 3, "tombstones": 2}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "source", metavar="CHECKPOINT", help="a manifest, its folder, or a folder of checkpoints"
+        "source",
+        metavar="SOURCE",
+        help="embery://HOST:PORT, the coordinator of a cluster; or a checkpoint: a manifest, its "
+        "folder, or a folder of checkpoints",
     )
     parser.add_argument("table", metavar="TABLE", help="name of the table")
     which = parser.add_mutually_exclusive_group()
@@ -44,65 +51,97 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=_seed, default=0, help="seed of the hash of --string (default: 0)"
     )
     add_json_argument(parser)
+    add_credential_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the row or the statistics."""
-    found = _open(arguments.source)
-    if arguments.key is None and arguments.string is None:
-        statistics = table_statistics(found, arguments.table)
-        print_json(statistics) if arguments.json else _print_statistics(statistics)
-        return 0
     key = arguments.key
     if arguments.string is not None:
         key = _hash(arguments.string, arguments.seed)
-    row = find_row(found, arguments.table, key)
+    with _source_of(arguments) as source:
+        if key is None:
+            statistics = source.statistics()
+            print_json(statistics) if arguments.json else _print_statistics(statistics)
+            return 0
+        row = source.row(key)
     if row is None:
-        rows = found.tables[arguments.table].rows
-        fail(f"{found.path}: table {arguments.table!r} has no row of key {key}; it has {rows} rows")
+        fail(f"{source.where}: table {arguments.table!r} has no row of key {key}")
         return FAILED
     print_json(row) if arguments.json else _print_row(row)
     return 0
 
 
-def find_row(found: Checkpoint, table: str, key: int) -> dict[str, Any] | None:
-    """Return a row as `Store.inspect` does; only the file of its slot is read, and verified."""
-    from embery.routing import slots_of  # noqa: PLC0415  native code, not needed for statistics
+class Source(Protocol):
+    """A table that can be looked into."""
 
-    slot = int(slots_of(table, np.array([key], np.uint64))[0])
-    for columns in found.rows(table, slot=slot):
-        places = np.flatnonzero(columns["key"] == np.uint64(key))
-        if places.size:
-            definition = Table.from_dict(found.tables[table].definition)
-            return {**describe(definition, columns, int(places[0])), "slot": slot}
-    return None
+    where: str
+
+    def row(self, key: int) -> dict[str, Any] | None:
+        """Return a row as `Store.inspect` does; None if it does not exist."""
+
+    def statistics(self) -> dict[str, Any]:
+        """Return what there is to say about all rows, with the "definition" of the table."""
 
 
-def table_statistics(found: Checkpoint, table: str) -> dict[str, Any]:
-    """Return what there is to say about all rows of a table; every file of it is verified."""
-    state = found.table_state(table)
-    definition = found.tables[table].definition
-    entry = found.tables[table]
-    updates, steps, times = _Range(), _Range(), _Range()
-    values = _Moments()
-    with progress(f"reading {table}", total=entry.rows, unit=" rows") as advance:
-        for columns in found.rows(table):
-            updates.add(columns["count"])
-            steps.add(columns["step"])
-            times.add(columns["time_s"])
-            values.add(decode_values(definition["dtype"], definition["dim"], columns["values"]))
-            advance(len(columns["key"]))
-    return {
-        "checkpoint": found.path,
-        "definition": dict(definition),
-        "rows": entry.rows,
-        "file_bytes": sum(file.bytes for file in entry.files()),
-        "updates": updates.to_dict(),
-        "last_step": steps.to_dict(),
-        "last_time_s": times.to_dict(),
-        "values": values.to_dict(),
-        "counters": _counters(state),
-    }
+def _source_of(arguments: argparse.Namespace) -> AbstractContextManager[Source]:
+    source, table = arguments.source, arguments.table
+    if source.startswith(SCHEME):
+        from embery.cli.live_table import LiveTable  # noqa: PLC0415  gRPC is slow to import
+
+        return LiveTable.of(source, table, credentials_of(arguments))
+    if source.startswith("embedded:"):
+        raise InvalidArgument(
+            f"{source!r}: an embedded store lives inside the process that trains, out of reach "
+            "from here; inspect a checkpoint of it, or call store.inspect(table, key) there"
+        )
+    return nullcontext(_SavedTable(checkpoint.open_unchecked(source), table))
+
+
+class _SavedTable:
+    """A table of a checkpoint."""
+
+    def __init__(self, found: Checkpoint, table: str) -> None:
+        self.where = found.path
+        self._found, self._table = found, table
+
+    def row(self, key: int) -> dict[str, Any] | None:
+        """Return a row; only the file of its slot is read, and verified."""
+        from embery.routing import slots_of  # noqa: PLC0415  native code, not needed for statistics
+
+        slot = int(slots_of(self._table, np.array([key], np.uint64))[0])
+        for columns in self._found.rows(self._table, slot=slot):
+            places = np.flatnonzero(columns["key"] == np.uint64(key))
+            if places.size:
+                definition = Table.from_dict(self._found.tables[self._table].definition)
+                return {**describe(definition, columns, int(places[0])), "slot": slot}
+        return None
+
+    def statistics(self) -> dict[str, Any]:
+        """Return what the rows are like; every file of the table is read, and verified."""
+        state = self._found.table_state(self._table)
+        entry = self._found.tables[self._table]
+        definition = entry.definition
+        updates, steps, times = _Range(), _Range(), _Range()
+        values = _Moments()
+        with progress(f"reading {self._table}", total=entry.rows, unit=" rows") as advance:
+            for columns in self._found.rows(self._table):
+                updates.add(columns["count"])
+                steps.add(columns["step"])
+                times.add(columns["time_s"])
+                values.add(decode_values(definition["dtype"], definition["dim"], columns["values"]))
+                advance(len(columns["key"]))
+        return {
+            "checkpoint": self._found.path,
+            "definition": dict(definition),
+            "rows": entry.rows,
+            "file_bytes": sum(file.bytes for file in entry.files()),
+            "updates": updates.to_dict(),
+            "last_step": steps.to_dict(),
+            "last_time_s": times.to_dict(),
+            "values": values.to_dict(),
+            "counters": _counters(state),
+        }
 
 
 class _Range:
@@ -175,6 +214,7 @@ def _print_row(row: dict[str, Any]) -> None:
             ("table", row["table"]),
             ("key", f"{row['key']}  0x{row['key']:016x}"),
             ("slot", str(row["slot"])),
+            *([("server", f"{row['server']} at {row['address']}")] if "server" in row else []),
             ("updates", str(row["updates"])),
             ("last step", str(row["last_step"])),
             ("last time", _moment(row["last_time_s"])),
@@ -187,21 +227,27 @@ def _print_row(row: dict[str, Any]) -> None:
 
 def _print_statistics(statistics: dict[str, Any]) -> None:
     definition = statistics["definition"]
-    times = statistics["last_time_s"]
-    print_fields(
-        [
+    fields = [
+        ("table", definition["name"]),
+        *((name, str(value)) for name, value in definition.items() if name != "name"),
+    ]
+    if "checkpoint" in statistics:
+        times = statistics["last_time_s"]
+        fields = [
             ("checkpoint", statistics["checkpoint"]),
-            ("table", definition["name"]),
-            *((name, str(value)) for name, value in definition.items() if name != "name"),
+            *fields,
             ("rows", f"{statistics['rows']:,}"),
             ("file bytes", f"{statistics['file_bytes']:,}"),
             ("updates", _summary(statistics["updates"])),
             ("last step", _summary(statistics["last_step"])),
             ("last time", f"{_moment(times['min'])} to {_moment(times['max'])}"),
             ("values", _summary(statistics["values"])),
-            *((name, f"{value:,}") for name, value in statistics["counters"].items()),
         ]
-    )
+    fields += [(name, f"{value:,}") for name, value in statistics["counters"].items()]
+    for server in statistics.get("servers", ()):
+        held = f"{server['rows']:,} rows, {server['bytes']:,} bytes"
+        fields.append((f"server {server['server']}", held))
+    print_fields(fields)
 
 
 def _numbers(values: list[float]) -> str:
@@ -217,20 +263,6 @@ def _moment(time_s: int | None) -> str:
     if time_s is None:
         return "none"
     return datetime.fromtimestamp(time_s, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _open(source: str) -> Checkpoint:
-    if source.startswith("embedded:"):
-        raise InvalidArgument(
-            f"{source!r}: an embedded store lives inside the process that trains, out of reach "
-            "from here; inspect a checkpoint of it, or call store.inspect(table, key) there"
-        )
-    if source.startswith("embery://"):
-        raise Unavailable(
-            f"{source!r}: this command reads checkpoints; of a running cluster, call "
-            "store.inspect(table, key) of em.connect(url)"
-        )
-    return checkpoint.open_unchecked(source)
 
 
 def _hash(string: str, seed: int) -> int:

@@ -26,7 +26,7 @@ COMMANDS = {
     "status": "show the servers, workers and tables of a cluster",
     "coordinator": "run the coordinator of a cluster",
     "ps": "run a server of a cluster",
-    "inspect": "show a row, or a table's statistics, of a checkpoint",
+    "inspect": "show a row, or a table's statistics, of a checkpoint or a cluster",
     "doctor": "show what this machine offers Embery, and what is missing",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_a_key_that_has_no_row_fails(capsys: Any) -> None:
     assert main(["inspect", GOLDEN, "item", "2"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert "table 'item' has no row of key 2; it has 4 rows" in err
+    assert "table 'item' has no row of key 2" in err
 
 
 def test_a_table_is_summed_up(capsys: Any) -> None:
@@ -77,16 +78,14 @@ def test_an_unknown_table_is_named_beside_the_known_ones(capsys: Any) -> None:
     assert "no table 'nope'; the checkpoint has ['item', 'user é']" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("embedded:", "lives inside the process"),
-        ("embery://host:1", "this command reads checkpoints"),
-    ],
-)
-def test_a_store_that_cannot_be_reached_says_why(capsys: Any, url: str, message: str) -> None:
-    assert main(["inspect", url, "item", "1"]) == 1
-    assert message in capsys.readouterr().err
+def test_a_store_that_cannot_be_reached_says_why(capsys: Any) -> None:
+    assert main(["inspect", "embedded:", "item", "1"]) == 1
+    assert "lives inside the process" in capsys.readouterr().err
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        assert main(["inspect", f"embery://{address}", "item", "1"]) == 1
+    assert f"{address}: nothing listens there" in capsys.readouterr().err
 
 
 def test_a_string_is_hashed_to_its_key(capsys: Any) -> None:
