@@ -27,7 +27,7 @@ COMMANDS = {
     "coordinator": "run the coordinator of a cluster",
     "ps": "run a server of a cluster",
     "inspect": "show a row, or a table's statistics, of a checkpoint or a cluster",
-    "doctor": "show what this machine offers Embery, and what is missing",
+    "doctor": "show what this machine offers Embery, what is missing, and how it reaches a cluster",
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from embery.errors import EmberyError, InvalidArgument, Unavailable
+from embery.rpc.about import AboutService
 from embery.rpc.address import join_address
 from embery.rpc.channel import (
     AUTHORIZATION_KEY,
@@ -21,6 +22,7 @@ from embery.rpc.channel import (
 )
 from embery.rpc.credentials import Credentials
 from embery.rpc.status import code_of
+from embery.rpc.v1.about_pb2_grpc import add_AboutServicer_to_server
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ _OPTIONS = (
 
 
 class RpcServer:
-    """A gRPC server that is bound when it is made, and serves from `start` on.
+    """A gRPC server that is bound when it is made, and serves from `start` on; also `About`.
 
     Args:
         host, port: where to listen; port 0 picks a free one.
@@ -55,6 +57,7 @@ class RpcServer:
             interceptors=[_Guard(credentials.token())],
             options=_OPTIONS,
         )
+        add_AboutServicer_to_server(AboutService(), self.grpc)  # type: ignore[no-untyped-call]
         address = join_address(host, port)
         try:
             if credentials.tls_cert is None:
