@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from embery.coordinator.database import Database
-from embery.coordinator.decisions import expire, place
+from embery.coordinator.decisions import advance, expire, place
 from embery.coordinator.state import ClusterOptions, ClusterState, Server, Worker
 from embery.errors import DeadlineExceeded, EmberyError, Unavailable
 from embery.observability.logs import facts
 from embery.rpc.client import ServerClient
-from embery.rpc.records import Routing, table_from_json
+from embery.rpc.records import Progress, Routing, table_from_json
 from embery.table import require_same
 
 log = logging.getLogger(__name__)
@@ -112,8 +112,8 @@ class Cluster:
         log.info("worker registered", extra=facts(client=client, rank=rank))
         return client
 
-    def heartbeat(self, incarnation: str) -> bool:
-        """Note that a member is there; return whether it is known."""
+    def heartbeat(self, incarnation: str, progress: Progress) -> bool:
+        """Note that a member is there, and how far a worker is; return whether it is known."""
         now_s = time.monotonic()
         with self._changed:
             member = self._member(incarnation)
@@ -121,6 +121,8 @@ class Cluster:
                 return False
             if member.state == "lost":
                 log.warning("%s is there again", _name(member))
+            if isinstance(member, Worker):
+                member = advance(now_s, member, progress)
             self._put(replace(member, state="live", heard_s=now_s))
         return True
 

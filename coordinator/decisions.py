@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embery.coordinator.state import ClusterOptions, ClusterState, Server, Worker
 from embery.routing import SLOT_COUNT
-from embery.rpc.records import Routing
+from embery.rpc.records import Progress, Routing
+
+# What a worker did so long ago counts a third in its samples a second.
+RATE_SECONDS = 2.0
 
 
 def contiguous_owners(servers: Sequence[int]) -> NDArray[np.uint16]:
@@ -64,3 +69,17 @@ def expire(
         f"server {m.number}" if isinstance(m, Server) else f"worker {m.rank}" for m in lost
     )
     return lost, f"not heard of for {options.lease_s:g} s: {names}" if lost else "all were heard of"
+
+
+def advance(now_s: float, worker: Worker, progress: Progress) -> Worker:
+    """Return what is known of a worker that says how far it is."""
+    if progress.revision < worker.progress.revision:
+        progress = worker.progress  # What came late.
+    elapsed_s = max(now_s - worker.heard_s, 1e-9)
+    rate = (progress.samples - worker.progress.samples) / elapsed_s
+    kept = math.exp(-elapsed_s / RATE_SECONDS)
+    return replace(
+        worker,
+        progress=progress,
+        samples_per_s=kept * worker.samples_per_s + (1 - kept) * rate,
+    )

@@ -7,6 +7,7 @@ from typing import Any
 from embery.coordinator.cluster import Cluster
 from embery.errors import InvalidArgument
 from embery.rpc.address import split_address
+from embery.rpc.records import Progress
 from embery.rpc.serving import answering
 from embery.rpc.v1 import coordinator_pb2 as c
 from embery.rpc.v1 import routing_pb2 as r
@@ -73,7 +74,7 @@ class CoordinatorService(CoordinatorServicer):
     def Heartbeat(self, request: c.HeartbeatRequest, context: Any) -> c.HeartbeatReply:
         """Note that a member is there."""
         return c.HeartbeatReply(
-            known=self._cluster.heartbeat(request.incarnation),
+            known=self._cluster.heartbeat(request.incarnation, Progress.of(request.progress)),
             routing_version=self._cluster.state.routing.version,
             table_count=len(self._cluster.state.tables),
         )
@@ -115,7 +116,14 @@ class CoordinatorService(CoordinatorServicer):
             routing=routing,
             tables=state.tables.values(),
             workers=[
-                c.WorkerInfo(client=w.client, rank=w.rank, world_size=w.world_size, state=w.state)
+                c.WorkerInfo(
+                    client=w.client,
+                    rank=w.rank,
+                    world_size=w.world_size,
+                    state=w.state,
+                    progress=w.progress.to_message(),
+                    samples_per_s=w.samples_per_s,
+                )
                 for w in state.workers.values()
             ],
         )

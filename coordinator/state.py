@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from embery.rpc.records import Routing, ServerInfo, ServerState
+from embery.rpc.records import Progress, Routing, ServerInfo, ServerState
 from embery.validation import require_int, require_range
 
 SERVERS_MAX = 1024
@@ -55,7 +55,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A worker, likewise."""
+    """A worker, likewise; `samples_per_s` is of the last seconds."""
 
     client: int
     incarnation: str
@@ -63,6 +63,8 @@ class Worker:
     world_size: int
     state: WorkerState
     heard_s: float
+    progress: Progress = field(default_factory=Progress)
+    samples_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

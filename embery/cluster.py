@@ -9,7 +9,6 @@ import operator
 import os
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -21,10 +20,11 @@ from embery import _native, checkpoint
 from embery.checkpoint import Checkpoint
 from embery.cluster_tables import ClusterTable
 from embery.errors import DeadlineExceeded, InvalidArgument
+from embery.place import Place
 from embery.row_store import PullMode, RowStore, require_restorable, require_threads
-from embery.rpc.client import Beat, CoordinatorClient, ServerClient
+from embery.rpc.client import CoordinatorClient, ServerClient
 from embery.rpc.credentials import Credentials
-from embery.rpc.heartbeat import Heartbeat
+from embery.rpc.membership import Membership
 from embery.rpc.records import Routing, table_from_json
 from embery.rpc.transports import TRANSPORT_VARIABLE, TRANSPORTS, connect
 from embery.store import F32, U64
@@ -68,19 +68,16 @@ class ClusterStore(RowStore):
         self._coordinator = CoordinatorClient(url, credentials, timeout_s)
         self._servers: dict[int, ServerClient] = {}
         self._transports: dict[int, str] = {}
-        self._incarnation = uuid.uuid4().hex
-        self._heartbeat: Heartbeat | None = None
+        self._membership: Membership | None = None
         self._sequence = itertools.count(1)
         self._rank, self._world, self._rounds = 0, 1, itertools.count(1)
         self._routing_version = 0
         self._round_lock = threading.Lock()
         try:
-            grant = self._coordinator.register_worker(incarnation=self._incarnation)
-            self._client = _native.Client(grant.client, threads)
-            self._heartbeat = Heartbeat(
-                self._coordinator, self._incarnation, grant.heartbeat_s, self._answered
-            )
-            self._heartbeat.start()
+            membership = Membership(self._coordinator, Place.of(os.environ))
+            self._client = _native.Client(membership.client, threads)
+            membership.start()
+            self._membership = membership
             self._follow(self._coordinator.routing(0, timeout_s))
             self._refresh_tables()
         except BaseException:
@@ -92,10 +89,10 @@ class ClusterStore(RowStore):
         """Return the address of the coordinator."""
         return self._url
 
-    def _answered(self, beat: Beat) -> None:
-        """Register again with a coordinator that does not know this worker."""
-        if not beat.known:
-            self._coordinator.register_worker(incarnation=self._incarnation)
+    @property
+    def membership(self) -> Membership | None:
+        """See `Store.membership`."""
+        return self._membership
 
     # -- routing ----------------------------------------------------------------------------------
 
@@ -332,9 +329,9 @@ class ClusterStore(RowStore):
     def close(self) -> None:
         """See `Store.close`."""
         super().close()
-        if self._heartbeat is not None:
-            self._heartbeat.stop()
-            self._heartbeat = None
+        if self._membership is not None:
+            self._membership.close()
+            self._membership = None
         for server in self._servers.values():
             server.close()
         self._coordinator.close()

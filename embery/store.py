@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from embery.checkpoint import Checkpoint
+    from embery.rpc.membership import Membership
 
 U64 = NDArray[np.uint64]
 F32 = NDArray[np.float32]
@@ -49,6 +50,11 @@ class Store(ABC):
     @abstractmethod
     def url(self) -> str:
         """Return the address that `connect` opened."""
+
+    @property
+    def membership(self) -> Membership | None:
+        """Return what this process is to the cluster's coordinator; None without a cluster."""
+        return None
 
     # -- tables -----------------------------------------------------------------------------------
 

@@ -36,6 +36,11 @@ class PushQueue:
         """Return how many batches were pushed, applied or not."""
         return self._submitted
 
+    @property
+    def unapplied(self) -> int:
+        """Return the batches that were pushed and are not applied yet."""
+        return self._submitted - self._applied
+
     def submit(self, pushes: Sequence[Push]) -> None:
         """Queue the pushes of one batch, and return when there is room for them."""
         with self._changed:

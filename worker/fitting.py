@@ -281,6 +281,10 @@ class FitRun:
         if learned.output is not None:
             self._metrics.update(learned.output, batch.label)
         self._reporter.step(position.step, loss=learned.loss, samples=samples)
+        if trainer.store.membership is not None:
+            trainer.store.membership.advance(
+                batches=1, samples=len(batch.label), staleness=self._queue.unapplied
+            )
         if options.checkpoint_every is not None and position.step % options.checkpoint_every == 0:
             self._checkpoint()
         if learned.interrupted:

@@ -23,7 +23,8 @@ from torch import Tensor, distributed, nn
 from embery.data import Batch
 from embery.errors import InvalidArgument, Unavailable
 from embery.jagged import KeyedJaggedTensor
-from embery.launch.contract import PEER_LOST, Place
+from embery.launch.contract import PEER_LOST
+from embery.place import Place
 from embery.worker.hosts import HostGroups
 from embery.worker.low_rank import LowRankSum
 

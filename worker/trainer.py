@@ -15,7 +15,7 @@ from embery import checkpoint as checkpoints
 from embery.checkpoint import Checkpoint
 from embery.data import Batch
 from embery.errors import CheckpointCorrupt, EmberyError, InvalidArgument
-from embery.launch.contract import Place
+from embery.place import Place
 from embery.store import Store
 from embery.worker import training_state as dense
 from embery.worker.batches import batches_of, closing_iterator

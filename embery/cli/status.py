@@ -19,6 +19,7 @@ TIMEOUT_S = 5.0
 _CLEAR = "\x1b[H\x1b[2J"
 # Of the counters of a table, those that add up over servers.
 _SUMS = ("rows", "bytes", "admitted", "rejected", "evicted")
+_WORKER = ("client", "state", "rank", "world_size", "batches", "samples_per_s", "staleness")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +99,16 @@ def gather(coordinator: Any, credentials: Credentials | None = None) -> dict[str
         "reason": status.reason,
         "servers": servers,
         "workers": [
-            {"client": w.client, "rank": w.rank, "world_size": w.world_size, "state": w.state}
+            {
+                "client": w.client,
+                "rank": w.rank,
+                "world_size": w.world_size,
+                "state": w.state,
+                "batches": w.progress.batches,
+                "samples": w.progress.samples,
+                "samples_per_s": round(w.samples_per_s),
+                "staleness": w.progress.staleness,
+            }
             for w in status.workers
         ],
         "tables": [
@@ -118,7 +128,7 @@ def _show(status: dict[str, Any], arguments: argparse.Namespace) -> None:
             f"{status['routing_version']}: {status['reason']}"
         )
         _print_rows(status["servers"], ("server", "state", "address", "slots", "rows", "bytes"))
-        _print_rows(status["workers"], ("client", "state", "rank", "world_size"))
+        _print_rows(status["workers"], _WORKER)
         _print_rows(status["tables"], ("table", "dim", *_SUMS))
         for server in status["servers"]:
             if "error" in server:

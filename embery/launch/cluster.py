@@ -11,9 +11,9 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from embery.errors import InvalidArgument
-from embery.launch.contract import RANK_VARIABLE, WORKERS_MAX, WORLD_SIZE_VARIABLE
 from embery.launch.role import Role
 from embery.launch.supervisor import Supervisor
+from embery.place import RANK_VARIABLE, WORKERS_MAX, WORLD_SIZE_VARIABLE
 from embery.rpc.transports import TRANSPORT_VARIABLE, TRANSPORTS
 from embery.store import URL_VARIABLE
 from embery.validation import require_int, require_range

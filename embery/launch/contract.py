@@ -1,44 +1,7 @@
-"""What the launcher tells a worker by its environment, and a worker the launcher by its log.
+"""What a worker tells the launcher by its log; the other direction is `embery.place`.
 
 `MASTER_ADDR` and `MASTER_PORT` are torch's own: where rank 0 listens for the other workers.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-from embery.errors import InvalidArgument
-
-RANK_VARIABLE = "EMBERY_RANK"
-WORLD_SIZE_VARIABLE = "EMBERY_WORLD_SIZE"
-WORKERS_MAX = 1024
-
 # A worker that lost another ends with this on its log: it is not the one that failed first.
 PEER_LOST = "another worker of this run has gone"
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Which of the workers of a run a process is; the only one, unless it was launched."""
-
-    rank: int = 0
-    world_size: int = 1
-
-    @staticmethod
-    def of(environment: Mapping[str, str]) -> Place:
-        """Return the place that `environment` gives.
-
-        Raises:
-            InvalidArgument: a variable is no number, out of its range, or alone.
-        """
-        given = [environment.get(name) for name in (RANK_VARIABLE, WORLD_SIZE_VARIABLE)]
-        if given == [None, None]:
-            return Place()
-        rank, world_size = (int(v) if v is not None and v.isdecimal() else -1 for v in given)
-        if not 0 <= rank < world_size <= WORKERS_MAX:
-            raise InvalidArgument(
-                f"{RANK_VARIABLE} and {WORLD_SIZE_VARIABLE} must be integers with 0 <= rank < size "
-                f"<= {WORKERS_MAX}, got {given[0]!r} and {given[1]!r}; embery run sets both"
-            )
-        return Place(rank, world_size)

@@ -23,7 +23,7 @@ from embery.rpc import trees
 from embery.rpc.address import address_of, host_identity
 from embery.rpc.channel import CHUNK_BYTES, Channel
 from embery.rpc.credentials import Credentials
-from embery.rpc.records import Routing, ServerInfo, routing_from
+from embery.rpc.records import Progress, Routing, ServerInfo, routing_from
 from embery.rpc.v1 import coordinator_pb2 as c
 from embery.rpc.v1 import server_pb2 as s
 from embery.rpc.v1.coordinator_pb2_grpc import CoordinatorStub
@@ -77,6 +77,8 @@ class WorkerStatus:
     rank: int
     world_size: int
     state: str
+    progress: Progress
+    samples_per_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +168,20 @@ class CoordinatorClient:
             reply.client, reply.cluster_id, reply.secret, heartbeat_s=reply.heartbeat_ms / 1000
         )
 
-    def heartbeat(self, incarnation: str, *, timeout_s: float | None = None) -> Beat:
-        """Say that a server or worker is there."""
+    def heartbeat(
+        self,
+        incarnation: str,
+        progress: Progress | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> Beat:
+        """Say that a server or worker is there, and how far a worker is."""
         reply = self._channel.call(
             self._stub.Heartbeat,
-            c.HeartbeatRequest(incarnation=incarnation),
+            c.HeartbeatRequest(
+                incarnation=incarnation,
+                progress=None if progress is None else progress.to_message(),
+            ),
             self._timeout_s if timeout_s is None else timeout_s,
             what="heartbeat",
         )
@@ -234,7 +245,17 @@ class CoordinatorClient:
             reason=reply.reason,
             routing=routing_from(reply.routing),
             tables=[json.loads(table) for table in reply.tables],
-            workers=[WorkerStatus(w.client, w.rank, w.world_size, w.state) for w in reply.workers],
+            workers=[
+                WorkerStatus(
+                    client=worker.client,
+                    rank=worker.rank,
+                    world_size=worker.world_size,
+                    state=worker.state,
+                    progress=Progress.of(worker.progress),
+                    samples_per_s=worker.samples_per_s,
+                )
+                for worker in reply.workers
+            ],
         )
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from embery.errors import EmberyError
 from embery.rpc.client import Beat, CoordinatorClient
+from embery.rpc.records import Progress
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ class Heartbeat:
         incarnation: by which the member registered.
         every_s: how often.
         answered: called with each answer; an error of it counts as one of the heartbeat.
+        progress: returns how far a worker is; None for a server.
     """
 
     def __init__(
@@ -30,11 +32,13 @@ class Heartbeat:
         incarnation: str,
         every_s: float,
         answered: Callable[[Beat], None],
+        progress: Callable[[], Progress] | None = None,
     ) -> None:
         self._coordinator = coordinator
         self._incarnation = incarnation
         self._every_s = every_s
         self._answered = answered
+        self._progress = progress
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="embery-heartbeat", daemon=True)
 
@@ -55,7 +59,9 @@ class Heartbeat:
         silent = False
         while not self._stopping.wait(self._every_s):
             try:
-                self._answered(self._coordinator.heartbeat(self._incarnation, timeout_s=TIMEOUT_S))
+                progress = None if self._progress is None else self._progress()
+                beat = self._coordinator.heartbeat(self._incarnation, progress, timeout_s=TIMEOUT_S)
+                self._answered(beat)
                 if silent:
                     log.warning("the coordinator answers again")
                 silent = False

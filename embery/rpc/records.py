@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from embery.errors import Internal, InvalidArgument
 from embery.routing import SLOT_COUNT
+from embery.rpc.v1 import coordinator_pb2 as c
 from embery.rpc.v1 import routing_pb2 as r
 from embery.table import Table
 
@@ -22,6 +23,36 @@ _STATES: dict[ServerState, r.ServerState] = {
     "left": r.SERVER_STATE_LEFT,
 }
 _STATE_NAMES = {message: state for state, message in _STATES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a worker is, as its heartbeats say.
+
+    Args:
+        revision: grows with each change: what comes late does not set it back.
+        batches, samples: taken by this worker since it started.
+        staleness: batches whose pushes are not applied yet.
+    """
+
+    revision: int = 0
+    batches: int = 0
+    samples: int = 0
+    staleness: int = 0
+
+    def to_message(self) -> c.Progress:
+        """Return the message on the wire."""
+        return c.Progress(
+            revision=self.revision,
+            batches=self.batches,
+            samples=self.samples,
+            staleness=self.staleness,
+        )
+
+    @staticmethod
+    def of(message: c.Progress) -> Progress:
+        """Return what a message says."""
+        return Progress(message.revision, message.batches, message.samples, message.staleness)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from embery.rpc.v1 import routing_pb2 as embery_dot_v1_dot_routing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65mbery/v1/coordinator.proto\x12\tembery.v1\x1a\x17\x65mbery/v1/routing.proto\"h\n\x15RegisterServerRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x15\n\rhost_identity\x18\x03 \x01(\t\x12\x12\n\ncluster_id\x18\x04 \x01(\t\"\x94\x01\n\x13RegisterServerReply\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x0e\n\x06secret\x18\x03 \x01(\x0c\x12#\n\x07routing\x18\x04 \x01(\x0b\x32\x12.embery.v1.Routing\x12\x0e\n\x06tables\x18\x05 \x03(\t\x12\x14\n\x0cheartbeat_ms\x18\x06 \x01(\r\"e\n\x15RegisterWorkerRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x12\n\nworld_size\x18\x03 \x01(\r\x12\x15\n\rhost_identity\x18\x04 \x01(\t\"_\n\x13RegisterWorkerReply\x12\x0e\n\x06\x63lient\x18\x01 \x01(\x04\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x0e\n\x06secret\x18\x03 \x01(\x0c\x12\x14\n\x0cheartbeat_ms\x18\x04 \x01(\r\"\'\n\x10HeartbeatRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\"M\n\x0eHeartbeatReply\x12\r\n\x05known\x18\x01 \x01(\x08\x12\x17\n\x0frouting_version\x18\x02 \x01(\x04\x12\x13\n\x0btable_count\x18\x03 \x01(\r\"#\n\x0cLeaveRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\"\x0c\n\nLeaveReply\"<\n\x12WaitRoutingRequest\x12\x15\n\rafter_version\x18\x01 \x01(\x04\x12\x0f\n\x07wait_ms\x18\x02 \x01(\r\">\n\x12\x43reateTableRequest\x12\x17\n\x0f\x64\x65\x66inition_json\x18\x01 \x01(\t\x12\x0f\n\x07wait_ms\x18\x02 \x01(\r\"\x12\n\x10\x43reateTableReply\"\x13\n\x11ListTablesRequest\"!\n\x0fListTablesReply\x12\x0e\n\x06tables\x18\x01 \x03(\t\"\x0f\n\rStatusRequest\"M\n\nWorkerInfo\x12\x0e\n\x06\x63lient\x18\x01 \x01(\x04\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x12\n\nworld_size\x18\x03 \x01(\r\x12\r\n\x05state\x18\x04 \x01(\t\"\xa8\x01\n\x0bStatusReply\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x18\n\x10\x65xpected_servers\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12#\n\x07routing\x18\x04 \x01(\x0b\x32\x12.embery.v1.Routing\x12\x0e\n\x06tables\x18\x05 \x03(\t\x12&\n\x07workers\x18\x06 \x03(\x0b\x32\x15.embery.v1.WorkerInfo2\xc4\x04\n\x0b\x43oordinator\x12R\n\x0eRegisterServer\x12 .embery.v1.RegisterServerRequest\x1a\x1e.embery.v1.RegisterServerReply\x12R\n\x0eRegisterWorker\x12 .embery.v1.RegisterWorkerRequest\x1a\x1e.embery.v1.RegisterWorkerReply\x12\x43\n\tHeartbeat\x12\x1b.embery.v1.HeartbeatRequest\x1a\x19.embery.v1.HeartbeatReply\x12\x37\n\x05Leave\x12\x17.embery.v1.LeaveRequest\x1a\x15.embery.v1.LeaveReply\x12@\n\x0bWaitRouting\x12\x1d.embery.v1.WaitRoutingRequest\x1a\x12.embery.v1.Routing\x12I\n\x0b\x43reateTable\x12\x1d.embery.v1.CreateTableRequest\x1a\x1b.embery.v1.CreateTableReply\x12\x46\n\nListTables\x12\x1c.embery.v1.ListTablesRequest\x1a\x1a.embery.v1.ListTablesReply\x12:\n\x06Status\x12\x18.embery.v1.StatusRequest\x1a\x16.embery.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65mbery/v1/coordinator.proto\x12\tembery.v1\x1a\x17\x65mbery/v1/routing.proto\"h\n\x15RegisterServerRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x15\n\rhost_identity\x18\x03 \x01(\t\x12\x12\n\ncluster_id\x18\x04 \x01(\t\"\x94\x01\n\x13RegisterServerReply\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x0e\n\x06secret\x18\x03 \x01(\x0c\x12#\n\x07routing\x18\x04 \x01(\x0b\x32\x12.embery.v1.Routing\x12\x0e\n\x06tables\x18\x05 \x03(\t\x12\x14\n\x0cheartbeat_ms\x18\x06 \x01(\r\"e\n\x15RegisterWorkerRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x12\n\nworld_size\x18\x03 \x01(\r\x12\x15\n\rhost_identity\x18\x04 \x01(\t\"_\n\x13RegisterWorkerReply\x12\x0e\n\x06\x63lient\x18\x01 \x01(\x04\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x0e\n\x06secret\x18\x03 \x01(\x0c\x12\x14\n\x0cheartbeat_ms\x18\x04 \x01(\r\"Q\n\x08Progress\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07\x62\x61tches\x18\x02 \x01(\x04\x12\x0f\n\x07samples\x18\x03 \x01(\x04\x12\x11\n\tstaleness\x18\x04 \x01(\r\"N\n\x10HeartbeatRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12%\n\x08progress\x18\x02 \x01(\x0b\x32\x13.embery.v1.Progress\"M\n\x0eHeartbeatReply\x12\r\n\x05known\x18\x01 \x01(\x08\x12\x17\n\x0frouting_version\x18\x02 \x01(\x04\x12\x13\n\x0btable_count\x18\x03 \x01(\r\"#\n\x0cLeaveRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\"\x0c\n\nLeaveReply\"<\n\x12WaitRoutingRequest\x12\x15\n\rafter_version\x18\x01 \x01(\x04\x12\x0f\n\x07wait_ms\x18\x02 \x01(\r\">\n\x12\x43reateTableRequest\x12\x17\n\x0f\x64\x65\x66inition_json\x18\x01 \x01(\t\x12\x0f\n\x07wait_ms\x18\x02 \x01(\r\"\x12\n\x10\x43reateTableReply\"\x13\n\x11ListTablesRequest\"!\n\x0fListTablesReply\x12\x0e\n\x06tables\x18\x01 \x03(\t\"\x0f\n\rStatusRequest\"\x8b\x01\n\nWorkerInfo\x12\x0e\n\x06\x63lient\x18\x01 \x01(\x04\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x12\n\nworld_size\x18\x03 \x01(\r\x12\r\n\x05state\x18\x04 \x01(\t\x12%\n\x08progress\x18\x05 \x01(\x0b\x32\x13.embery.v1.Progress\x12\x15\n\rsamples_per_s\x18\x06 \x01(\x01\"\xa8\x01\n\x0bStatusReply\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x18\n\x10\x65xpected_servers\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12#\n\x07routing\x18\x04 \x01(\x0b\x32\x12.embery.v1.Routing\x12\x0e\n\x06tables\x18\x05 \x03(\t\x12&\n\x07workers\x18\x06 \x03(\x0b\x32\x15.embery.v1.WorkerInfo2\xc4\x04\n\x0b\x43oordinator\x12R\n\x0eRegisterServer\x12 .embery.v1.RegisterServerRequest\x1a\x1e.embery.v1.RegisterServerReply\x12R\n\x0eRegisterWorker\x12 .embery.v1.RegisterWorkerRequest\x1a\x1e.embery.v1.RegisterWorkerReply\x12\x43\n\tHeartbeat\x12\x1b.embery.v1.HeartbeatRequest\x1a\x19.embery.v1.HeartbeatReply\x12\x37\n\x05Leave\x12\x17.embery.v1.LeaveRequest\x1a\x15.embery.v1.LeaveReply\x12@\n\x0bWaitRouting\x12\x1d.embery.v1.WaitRoutingRequest\x1a\x12.embery.v1.Routing\x12I\n\x0b\x43reateTable\x12\x1d.embery.v1.CreateTableRequest\x1a\x1b.embery.v1.CreateTableReply\x12\x46\n\nListTables\x12\x1c.embery.v1.ListTablesRequest\x1a\x1a.embery.v1.ListTablesReply\x12:\n\x06Status\x12\x18.embery.v1.StatusRequest\x1a\x16.embery.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,30 +40,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTERWORKERREQUEST']._serialized_end=425
   _globals['_REGISTERWORKERREPLY']._serialized_start=427
   _globals['_REGISTERWORKERREPLY']._serialized_end=522
-  _globals['_HEARTBEATREQUEST']._serialized_start=524
-  _globals['_HEARTBEATREQUEST']._serialized_end=563
-  _globals['_HEARTBEATREPLY']._serialized_start=565
-  _globals['_HEARTBEATREPLY']._serialized_end=642
-  _globals['_LEAVEREQUEST']._serialized_start=644
-  _globals['_LEAVEREQUEST']._serialized_end=679
-  _globals['_LEAVEREPLY']._serialized_start=681
-  _globals['_LEAVEREPLY']._serialized_end=693
-  _globals['_WAITROUTINGREQUEST']._serialized_start=695
-  _globals['_WAITROUTINGREQUEST']._serialized_end=755
-  _globals['_CREATETABLEREQUEST']._serialized_start=757
-  _globals['_CREATETABLEREQUEST']._serialized_end=819
-  _globals['_CREATETABLEREPLY']._serialized_start=821
-  _globals['_CREATETABLEREPLY']._serialized_end=839
-  _globals['_LISTTABLESREQUEST']._serialized_start=841
-  _globals['_LISTTABLESREQUEST']._serialized_end=860
-  _globals['_LISTTABLESREPLY']._serialized_start=862
-  _globals['_LISTTABLESREPLY']._serialized_end=895
-  _globals['_STATUSREQUEST']._serialized_start=897
-  _globals['_STATUSREQUEST']._serialized_end=912
-  _globals['_WORKERINFO']._serialized_start=914
-  _globals['_WORKERINFO']._serialized_end=991
-  _globals['_STATUSREPLY']._serialized_start=994
-  _globals['_STATUSREPLY']._serialized_end=1162
-  _globals['_COORDINATOR']._serialized_start=1165
-  _globals['_COORDINATOR']._serialized_end=1745
+  _globals['_PROGRESS']._serialized_start=524
+  _globals['_PROGRESS']._serialized_end=605
+  _globals['_HEARTBEATREQUEST']._serialized_start=607
+  _globals['_HEARTBEATREQUEST']._serialized_end=685
+  _globals['_HEARTBEATREPLY']._serialized_start=687
+  _globals['_HEARTBEATREPLY']._serialized_end=764
+  _globals['_LEAVEREQUEST']._serialized_start=766
+  _globals['_LEAVEREQUEST']._serialized_end=801
+  _globals['_LEAVEREPLY']._serialized_start=803
+  _globals['_LEAVEREPLY']._serialized_end=815
+  _globals['_WAITROUTINGREQUEST']._serialized_start=817
+  _globals['_WAITROUTINGREQUEST']._serialized_end=877
+  _globals['_CREATETABLEREQUEST']._serialized_start=879
+  _globals['_CREATETABLEREQUEST']._serialized_end=941
+  _globals['_CREATETABLEREPLY']._serialized_start=943
+  _globals['_CREATETABLEREPLY']._serialized_end=961
+  _globals['_LISTTABLESREQUEST']._serialized_start=963
+  _globals['_LISTTABLESREQUEST']._serialized_end=982
+  _globals['_LISTTABLESREPLY']._serialized_start=984
+  _globals['_LISTTABLESREPLY']._serialized_end=1017
+  _globals['_STATUSREQUEST']._serialized_start=1019
+  _globals['_STATUSREQUEST']._serialized_end=1034
+  _globals['_WORKERINFO']._serialized_start=1037
+  _globals['_WORKERINFO']._serialized_end=1176
+  _globals['_STATUSREPLY']._serialized_start=1179
+  _globals['_STATUSREPLY']._serialized_end=1347
+  _globals['_COORDINATOR']._serialized_start=1350
+  _globals['_COORDINATOR']._serialized_end=1930
 # @@protoc_insertion_point(module_scope)

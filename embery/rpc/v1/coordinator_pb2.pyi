@@ -59,11 +59,25 @@ class RegisterWorkerReply(_message.Message):
     heartbeat_ms: int
     def __init__(self, client: _Optional[int] = ..., cluster_id: _Optional[str] = ..., secret: _Optional[bytes] = ..., heartbeat_ms: _Optional[int] = ...) -> None: ...
 
+class Progress(_message.Message):
+    __slots__ = ("revision", "batches", "samples", "staleness")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    STALENESS_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    batches: int
+    samples: int
+    staleness: int
+    def __init__(self, revision: _Optional[int] = ..., batches: _Optional[int] = ..., samples: _Optional[int] = ..., staleness: _Optional[int] = ...) -> None: ...
+
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("incarnation",)
+    __slots__ = ("incarnation", "progress")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     incarnation: str
-    def __init__(self, incarnation: _Optional[str] = ...) -> None: ...
+    progress: Progress
+    def __init__(self, incarnation: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
     __slots__ = ("known", "routing_version", "table_count")
@@ -120,16 +134,20 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerInfo(_message.Message):
-    __slots__ = ("client", "rank", "world_size", "state")
+    __slots__ = ("client", "rank", "world_size", "state", "progress", "samples_per_s")
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_PER_S_FIELD_NUMBER: _ClassVar[int]
     client: int
     rank: int
     world_size: int
     state: str
-    def __init__(self, client: _Optional[int] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
+    progress: Progress
+    samples_per_s: float
+    def __init__(self, client: _Optional[int] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., state: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., samples_per_s: _Optional[float] = ...) -> None: ...
 
 class StatusReply(_message.Message):
     __slots__ = ("cluster_id", "expected_servers", "reason", "routing", "tables", "workers")

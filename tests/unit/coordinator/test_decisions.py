@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from embery.coordinator.decisions import contiguous_owners, expire, place
+from embery.coordinator.decisions import advance, contiguous_owners, expire, place
 from embery.coordinator.state import ClusterOptions, ClusterState, Server, Worker
 from embery.errors import InvalidArgument
-from embery.rpc.records import Routing
+from embery.rpc.records import Progress, Routing
 
 OPTIONS = ClusterOptions(expect_servers=2, lease_s=2.0)
 
@@ -77,6 +77,25 @@ def test_a_member_is_lost_after_its_lease() -> None:
     lost, reason = expire(2.1, state, OPTIONS)
     assert lost == [state.servers[0], state.servers[1], worker]
     assert "server 0, server 1, worker 0" in reason
+
+
+def test_samples_a_second_follow_what_a_worker_does() -> None:
+    worker = Worker(1, "w", 0, 2, "live", 0.0)
+    for beat in range(1, 101):
+        told = Progress(revision=beat, batches=beat, samples=20 * beat)
+        worker = replace(advance(0.2 * beat, worker, told), heard_s=0.2 * beat)
+    assert worker.progress == told
+    assert worker.samples_per_s == pytest.approx(100, rel=0.01)
+    # It does nothing for as long.
+    for beat in range(101, 201):
+        worker = replace(advance(0.2 * beat, worker, told), heard_s=0.2 * beat)
+    assert worker.samples_per_s < 1
+
+
+def test_progress_that_comes_late_sets_nothing_back() -> None:
+    told = Progress(revision=7, batches=9, samples=90)
+    worker = Worker(1, "w", 0, 2, "live", 0.0, told)
+    assert advance(1.0, worker, Progress(revision=6, batches=8, samples=80)).progress == told
 
 
 @pytest.mark.parametrize(

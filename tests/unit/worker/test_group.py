@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import embery as em
-from embery.launch.contract import PEER_LOST, Place
+from embery.launch.contract import PEER_LOST
+from embery.place import Place
 from embery.worker.group import WorkerGroup
 
 WORLD = 3

@@ -1,0 +1,73 @@
+"""A worker as a member of a cluster: registered by its rank, heard of, and how far it is."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from dataclasses import replace
+
+from embery.place import Place
+from embery.rpc.client import Beat, CoordinatorClient, WorkerGrant
+from embery.rpc.heartbeat import Heartbeat
+from embery.rpc.records import Progress
+
+
+class Membership:
+    """Registers when it is made, and sends heartbeats from `start` until `close`. Thread-safe.
+
+    Args:
+        coordinator: of the cluster; not closed here.
+        place: of the worker in its run.
+
+    Raises:
+        EmberyError: the coordinator cannot be reached, or refuses.
+    """
+
+    def __init__(self, coordinator: CoordinatorClient, place: Place) -> None:
+        self._coordinator = coordinator
+        self._place = place
+        self._incarnation = uuid.uuid4().hex
+        self._lock = threading.Lock()
+        # Replaced under the lock, never changed.
+        self._progress = Progress()
+        grant = self._register()
+        self.client = grant.client
+        self._heartbeat = Heartbeat(
+            coordinator, self._incarnation, grant.heartbeat_s, self._answered, self.progress
+        )
+
+    def start(self) -> None:
+        """Begin to say that this worker is there."""
+        self._heartbeat.start()
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        self._heartbeat.stop()
+
+    def progress(self) -> Progress:
+        """Return how far this worker is."""
+        return self._progress
+
+    def advance(self, *, batches: int = 0, samples: int = 0, staleness: int = 0) -> None:
+        """Count batches and samples that this worker took; the next heartbeat tells of them."""
+        with self._lock:
+            known = self._progress
+            self._progress = replace(
+                known,
+                revision=known.revision + 1,
+                batches=known.batches + batches,
+                samples=known.samples + samples,
+                staleness=staleness,
+            )
+
+    def _register(self) -> WorkerGrant:
+        return self._coordinator.register_worker(
+            incarnation=self._incarnation,
+            rank=self._place.rank,
+            world_size=self._place.world_size,
+        )
+
+    def _answered(self, beat: Beat) -> None:
+        """Register again with a coordinator that does not know this worker."""
+        if not beat.known:
+            self._register()
