@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from embery.coordinator.database import Database
 from embery.coordinator.decisions import advance, expire, place
+from embery.coordinator.readings import Readings
 from embery.coordinator.state import ClusterOptions, ClusterState, Server, Worker
 from embery.errors import DeadlineExceeded, EmberyError, Unavailable
 from embery.observability.logs import facts
@@ -51,6 +52,7 @@ class Cluster:
         self._connect = connect
         self._changed = threading.Condition()
         self._state = database.load(time.monotonic())
+        self.readings = Readings(database, self._changed, self._worker_of)
         self._reason = place(time.monotonic(), self._state, options)[1]
         # Decided and recorded, but not all servers know it yet, so workers may not.
         self._pending: Routing | None = None
@@ -215,6 +217,7 @@ class Cluster:
             for member in lost:
                 self._put(replace(member, state="lost"))
                 log.warning("%s", reason)
+            self.readings.revoke(now_s, self._state.workers, self.options)
             routing, reason = place(now_s, self._state, self.options)
             if routing is not None and self._pending is None:
                 self._database.set_routing(routing)

@@ -1,6 +1,6 @@
 """What outlives the coordinator: a SQLite file, each change of it durable before it is told.
 
-Format 1. A file of another format, or one that another coordinator has open, is refused.
+Format 2. A file of another format, or one that another coordinator has open, is refused.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 
-from embery.coordinator.state import ClusterState, Server, Worker
+from embery.coordinator.state import ClusterState, Piece, Reading, Server, Worker
 from embery.errors import InvalidArgument, ResourceExhausted, Unavailable
 from embery.rpc.records import Routing
 
-FORMAT = 1
+FORMAT = 2
 SECRET_BYTES = 32
 SERVER_NUMBER_MAX = 2**16 - 1
 IN_MEMORY = ":memory:"
@@ -31,6 +31,13 @@ CREATE TABLE workers (
     rank INTEGER NOT NULL, world_size INTEGER NOT NULL);
 CREATE TABLE tables (
     ordinal INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, definition TEXT NOT NULL);
+CREATE TABLE readings (
+    ordinal INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, plan TEXT NOT NULL,
+    count INTEGER NOT NULL, stopped INTEGER NOT NULL, error TEXT NOT NULL);
+CREATE TABLE pieces (
+    reading TEXT NOT NULL, number INTEGER NOT NULL, done INTEGER NOT NULL,
+    finished INTEGER NOT NULL, token INTEGER NOT NULL, holder INTEGER, failures INTEGER NOT NULL,
+    PRIMARY KEY (reading, number)) WITHOUT ROWID;
 CREATE TABLE routing (version INTEGER PRIMARY KEY, owners BLOB NOT NULL, changed_at BLOB NOT NULL);
 """
 
@@ -189,6 +196,45 @@ class Database:
                     routing.changed_at.astype("<u8").tobytes(),
                 ),
             )
+
+    def load_readings(self) -> dict[str, Reading]:
+        """Return the readings as of the last change, the oldest first."""
+        rows = self._connection.execute
+        found = {
+            name: Reading(name, plan, count, {}, bool(stopped), error)
+            for name, plan, count, stopped, error in rows(
+                "SELECT name, plan, count, stopped, error FROM readings ORDER BY ordinal"
+            )
+        }
+        for name, number, done, finished, token, holder, failures in rows(
+            "SELECT reading, number, done, finished, token, holder, failures FROM pieces"
+        ):
+            found[name].pieces[number] = Piece(
+                number, done, bool(finished), token, holder, failures
+            )
+        return found
+
+    def put_reading(self, reading: Reading, changed: Iterable[Piece]) -> None:
+        """Record a reading and those of its pieces that have changed."""
+        with self._transaction():
+            self._connection.execute(
+                "INSERT INTO readings (name, plan, count, stopped, error) VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET stopped=excluded.stopped, error=excluded.error",
+                (reading.name, reading.plan, reading.count, reading.stopped, reading.error),
+            )
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (reading.name, p.number, p.done, p.finished, p.token, p.holder, p.failures)
+                    for p in changed
+                ],
+            )
+
+    def forget_reading(self, name: str) -> None:
+        """Forget a reading and its pieces."""
+        with self._transaction():
+            self._connection.execute("DELETE FROM pieces WHERE reading=?", (name,))
+            self._connection.execute("DELETE FROM readings WHERE name=?", (name,))
 
     def close(self) -> None:
         """Close the file."""

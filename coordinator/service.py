@@ -7,6 +7,7 @@ from typing import Any
 from embery.coordinator.cluster import Cluster
 from embery.errors import InvalidArgument
 from embery.rpc.address import split_address
+from embery.rpc.readings import BegunPiece, LeaseReport
 from embery.rpc.records import Progress
 from embery.rpc.serving import answering
 from embery.rpc.v1 import coordinator_pb2 as c
@@ -16,6 +17,7 @@ from embery.validation import require_int
 
 WAIT_MS_MAX = 600_000
 TEXT_BYTES_MAX = 256
+PLAN_BYTES_MAX = 4096
 
 
 class CoordinatorService(CoordinatorServicer):
@@ -103,6 +105,38 @@ class CoordinatorService(CoordinatorServicer):
         return c.ListTablesReply(tables=self._cluster.state.tables.values())
 
     @answering
+    def OpenReading(self, request: c.OpenReadingRequest, context: Any) -> c.OpenReadingReply:
+        """Begin to share out a data set."""
+        _require_text("reading", request.reading)
+        _require_text("plan", request.plan, PLAN_BYTES_MAX)
+        begun = [BegunPiece(p.piece, p.done, p.finished) for p in request.begun]
+        reading = self._cluster.readings.open(request.reading, request.plan, request.pieces, begun)
+        return c.OpenReadingReply(
+            begun=[
+                c.BegunPiece(piece=p.number, done=p.done, finished=p.finished)
+                for p in reading.pieces.values()
+                if p.done or p.finished
+            ]
+        )
+
+    @answering
+    def HoldLeases(self, request: c.HoldLeasesRequest, context: Any) -> c.HoldLeasesReply:
+        """Take in how far leases are, and give out more."""
+        reading, held = self._cluster.readings.hold(
+            request.incarnation,
+            request.reading,
+            [LeaseReport.of(report) for report in request.reports],
+            want=request.want,
+            wait_s=_wait_s(request.wait_ms),
+            stop=request.stop,
+        )
+        return c.HoldLeasesReply(
+            leases=[c.Lease(piece=p.number, token=p.token, done=p.done) for p in held],
+            state=reading.state,
+            error=reading.error,
+        )
+
+    @answering
     def Status(self, request: c.StatusRequest, context: Any) -> c.StatusReply:
         """Return all there is to know; its routing names every server, also those without slots."""
         state = self._cluster.state
@@ -126,17 +160,25 @@ class CoordinatorService(CoordinatorServicer):
                 )
                 for w in state.workers.values()
             ],
+            readings=[
+                c.ReadingInfo(
+                    reading=reading.name,
+                    state=reading.state,
+                    pieces=reading.count,
+                    finished=reading.finished_count,
+                    held=sum(p.holder is not None for p in reading.pieces.values()),
+                )
+                for reading in self._cluster.readings.all.values()
+            ],
         )
 
     def _heartbeat_ms(self) -> int:
         return max(1, round(self._cluster.options.heartbeat_s * 1000))
 
 
-def _require_text(field: str, text: str) -> None:
-    if not 0 < len(text) <= TEXT_BYTES_MAX:
-        raise InvalidArgument(
-            f"register: {field} must have 1 to {TEXT_BYTES_MAX} characters, got {len(text)}"
-        )
+def _require_text(field: str, text: str, high: int = TEXT_BYTES_MAX) -> None:
+    if not 0 < len(text) <= high:
+        raise InvalidArgument(f"{field} must have 1 to {high} characters, got {len(text)}")
 
 
 def _wait_s(wait_ms: int) -> float:

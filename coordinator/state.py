@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from embery.rpc.records import Progress, Routing, ServerInfo, ServerState
+from embery.rpc.records import Progress, ReadingState, Routing, ServerInfo, ServerState
 from embery.validation import require_int, require_range
 
 SERVERS_MAX = 1024
@@ -65,6 +65,69 @@ class Worker:
     heard_s: float
     progress: Progress = field(default_factory=Progress)
     samples_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of the data of a reading, and whose it is.
+
+    Args:
+        number: of the piece in the order in which pieces are given out.
+        done: batches whose pushes are applied; who has it next goes on after them.
+        finished: whether there are no more.
+        token: of the newest lease: each has one more than the lease before it.
+        holder: client number of the worker that has the lease; None where nobody does.
+        failures: leases that ended in an error, or with the loss of their worker.
+    """
+
+    number: int
+    done: int = 0
+    finished: bool = False
+    token: int = 0
+    holder: int | None = None
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A pass of all workers over a data set, of which each piece is read by one of them.
+
+    Args:
+        name: unique in the life of the cluster.
+        plan: what is read and how it is cut into batches, in words.
+        count: how many pieces there are.
+        pieces: by number, those that were ever begun.
+        stopped: whether a worker ended it.
+        error: why it failed; "" if it did not.
+    """
+
+    name: str
+    plan: str
+    count: int
+    pieces: dict[int, Piece] = field(default_factory=dict)
+    stopped: bool = False
+    error: str = ""
+
+    @property
+    def finished_count(self) -> int:
+        """Return how many pieces are finished."""
+        return sum(piece.finished for piece in self.pieces.values())
+
+    @property
+    def state(self) -> ReadingState:
+        """Return whether leases are given out, or why not."""
+        if self.error:
+            return "failed"
+        if self.stopped:
+            return "stopped"
+        return "finished" if self.finished_count == self.count else "open"
+
+    def held_by(self, client: int) -> list[Piece]:
+        """Return the pieces that a worker has leases of, in their order."""
+        return sorted(
+            (piece for piece in self.pieces.values() if piece.holder == client),
+            key=lambda piece: piece.number,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+from dataclasses import asdict
 from typing import Any
 
 from embery.cli.command import add_json_argument, print_json
@@ -111,6 +112,7 @@ def gather(coordinator: Any, credentials: Credentials | None = None) -> dict[str
             }
             for w in status.workers
         ],
+        "readings": [asdict(reading) for reading in status.readings],
         "tables": [
             {"table": t["name"], "dim": t["dim"], **totals[t["name"]]} for t in status.tables
         ],
@@ -129,6 +131,10 @@ def _show(status: dict[str, Any], arguments: argparse.Namespace) -> None:
         )
         _print_rows(status["servers"], ("server", "state", "address", "slots", "rows", "bytes"))
         _print_rows(status["workers"], _WORKER)
+        is_open = [reading for reading in status["readings"] if reading["state"] == "open"]
+        _print_rows(
+            is_open or status["readings"][-1:], ("reading", "state", "pieces", "finished", "held")
+        )
         _print_rows(status["tables"], ("table", "dim", *_SUMS))
         for server in status["servers"]:
             if "error" in server:

@@ -94,9 +94,20 @@ class CriteoTSV(BlockDataset):
         self.schema.check(_FIELDS, "the Criteo TSV layout")
         self._filesystem, self._files = resolve(paths, filesystem=filesystem, suffixes=SUFFIXES)
 
+    @property
+    def piece_count(self) -> int:
+        """Return how many files there are."""
+        return len(self._files)
+
+    def _read_piece(self, number: int) -> Iterator[Task]:
+        yield from self._read_files([number], 0)
+
     def _read(self, epoch: int, first_row: int) -> Iterator[Task]:
+        yield from self._read_files(self._order(len(self._files), epoch), first_row)
+
+    def _read_files(self, numbers: Sequence[int], first_row: int) -> Iterator[Task]:
         skip = first_row
-        for number in self._order(len(self._files), epoch):
+        for number in numbers:
             path = self._files[number]
             row = 0
             parsed = in_background(self._parse(path), depth=_BLOCKS_AHEAD)

@@ -90,6 +90,14 @@ class Parquet(BlockDataset):
         """Return the rows of an epoch."""
         return sum(group.rows for group in self._groups)
 
+    @property
+    def piece_count(self) -> int:
+        """Return how many row groups with rows there are."""
+        return len(self._groups)
+
+    def _read_piece(self, number: int) -> Iterator[Task]:
+        yield partial(_read_group, self._groups[number], self._schema, 0)
+
     def _read(self, epoch: int, first_row: int) -> Iterator[Task]:
         skip = first_row
         for number in self._order(len(self._groups), epoch):

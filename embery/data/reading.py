@@ -24,6 +24,7 @@ from embery.validation import require_int, require_seed
 # Distinct streams of random numbers of one seed.
 ORDER_STREAM = 1
 WINDOW_STREAM = 2
+PIECE_STREAM = 3
 
 BATCHES_AHEAD = 4
 SHUFFLE_ROWS = 2**18
@@ -88,6 +89,51 @@ class BlockDataset(Dataset):
     def _read(self, epoch: int, first_row: int) -> Iterator[Task]:
         """Yield tasks whose blocks are the rows of the epoch's stream from `first_row` on."""
 
+    # -- pieces -----------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def piece_count(self) -> int:
+        """Return how many pieces (row groups, files) make up the data."""
+
+    @abstractmethod
+    def _read_piece(self, number: int) -> Iterator[Task]:
+        """Yield tasks whose blocks are the rows of a piece, counted as the data lie."""
+
+    @property
+    def plan(self) -> str:
+        """Return in words what is read and how it is cut: alike for equal data sets."""
+        rows = "" if self.num_rows is None else f"{self.num_rows} rows, "
+        mixed = f"shuffled in {self._window_batches} batches" if self._shuffle else "in order"
+        return (
+            f"{type(self).__name__} ({self.piece_count} pieces, {rows}batches of "
+            f"{self._batch_size}, seed {self._seed}, {mixed}, drop_last {self._drop_last})"
+        )
+
+    def piece(self, number: int, *, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """Return the batches of one piece from its batch `start` on.
+
+        No batch crosses pieces, so that whoever reads one needs no other. They are the same ones,
+        bit for bit, whoever reads them: pure functions of (seed, epoch, piece).
+
+        Args:
+            number: of the piece in the order of the epoch, from 0 to `piece_count` - 1.
+            epoch, start: as in `batches`; `Batch.index` counts from the beginning of the piece.
+
+        Raises:
+            InvalidArgument: an argument is out of its range, or, from `next()`, the data are
+                damaged.
+        """
+        require_int("piece", number, low=0, high=self.piece_count - 1)
+        require_int("epoch", epoch, low=0, high=2**63 - 1)
+        require_int("start", start, low=0, high=2**63 - 1)
+        source = self._order(self.piece_count, epoch)[number]
+        draws = (PIECE_STREAM, epoch, source)
+        batches = self._cut(self._read_piece(source), 0, start, draws)
+        return in_background(batches, depth=BATCHES_AHEAD)
+
+    # -- batches ----------------------------------------------------------------------------------
+
     def _order(self, count: int, epoch: int) -> list[int]:
         """Return the order in which to read `count` pieces in this epoch."""
         if not self._shuffle:
@@ -96,15 +142,27 @@ class BlockDataset(Dataset):
         return order
 
     def _batches(self, epoch: int, start: int) -> Generator[Batch, None, None]:
+        first_window = start // self._window_batches
+        tasks = self._read(epoch, first_window * self._window_batches * self._batch_size)
+        yield from self._cut(tasks, first_window, start, (WINDOW_STREAM, epoch))
+
+    def _cut(
+        self, tasks: Iterator[Task], first_window: int, start: int, draws: tuple[int, ...]
+    ) -> Generator[Batch, None, None]:
+        """Yield batches from number `start` on of rows that begin with a window.
+
+        Args:
+            tasks: what reads the rows.
+            first_window: number of the window that they begin with.
+            draws: of the order of the rows, beside the seed and the window's number.
+        """
         size = self._batch_size
         window_rows = self._window_batches * size
-        first_window = start // self._window_batches
-        tasks = self._read(epoch, first_window * window_rows)
         with closing(in_order(tasks, threads=self._readers)) as blocks:
             for number, window in enumerate(_windows(blocks, window_rows), first_window):
                 order = None
                 if self._shuffle:
-                    order = permutation(len(window), self._seed, WINDOW_STREAM, epoch, number)
+                    order = permutation(len(window), self._seed, *draws, number)
                 for begin in range(0, len(window), size):
                     index = number * self._window_batches + begin // size
                     end = min(begin + size, len(window))

@@ -99,6 +99,14 @@ class Synthetic(BlockDataset):
         """Return the rows of an epoch."""
         return len(self._rows)
 
+    @property
+    def piece_count(self) -> int:
+        """Return how many pieces of 65536 rows there are, the last perhaps of fewer."""
+        return len(_pieces(self._rows))
+
+    def _read_piece(self, number: int) -> Iterator[Task]:
+        yield partial(self._block, _pieces(self._rows)[number])
+
     def _read(self, epoch: int, first_row: int) -> Iterator[Task]:
         skip = first_row
         pieces = _pieces(self._rows)

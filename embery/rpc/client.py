@@ -23,6 +23,7 @@ from embery.rpc import trees
 from embery.rpc.address import address_of, host_identity
 from embery.rpc.channel import CHUNK_BYTES, Channel
 from embery.rpc.credentials import Credentials
+from embery.rpc.readings import ReadingCalls
 from embery.rpc.records import Progress, Routing, ServerInfo, routing_from
 from embery.rpc.v1 import coordinator_pb2 as c
 from embery.rpc.v1 import server_pb2 as s
@@ -82,6 +83,17 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadingStatus:
+    """A reading as the coordinator sees it: of its `pieces`, so many are `finished` or `held`."""
+
+    reading: str
+    state: str
+    pieces: int
+    finished: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterStatus:
     """The cluster as the coordinator sees it; `reason` says what it decided last, and why."""
 
@@ -91,6 +103,7 @@ class ClusterStatus:
     routing: Routing
     tables: list[dict[str, Any]]
     workers: list[WorkerStatus]
+    readings: list[ReadingStatus]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +121,7 @@ class Terms:
     secret: bytes
 
 
-class CoordinatorClient:
+class CoordinatorClient(ReadingCalls):
     """Calls a coordinator.
 
     Args:
@@ -255,6 +268,10 @@ class CoordinatorClient:
                     samples_per_s=worker.samples_per_s,
                 )
                 for worker in reply.workers
+            ],
+            readings=[
+                ReadingStatus(r.reading, r.state, r.pieces, r.finished, r.held)
+                for r in reply.readings
             ],
         )
 

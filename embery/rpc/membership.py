@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 
 from embery.place import Place
 from embery.rpc.client import Beat, CoordinatorClient, WorkerGrant
 from embery.rpc.heartbeat import Heartbeat
+from embery.rpc.readings import BegunPiece, Holding, LeaseReport
 from embery.rpc.records import Progress
 
 
@@ -59,6 +61,26 @@ class Membership:
                 samples=known.samples + samples,
                 staleness=staleness,
             )
+
+    def open_reading(
+        self, reading: str, *, plan: str, pieces: int, begun: Sequence[BegunPiece] = ()
+    ) -> list[BegunPiece]:
+        """See `CoordinatorClient.open_reading`."""
+        return self._coordinator.open_reading(reading, plan=plan, pieces=pieces, begun=begun)
+
+    def hold_leases(
+        self,
+        reading: str,
+        *,
+        want: int,
+        reports: Sequence[LeaseReport] = (),
+        wait_s: float = 0.0,
+        stop: bool = False,
+    ) -> Holding:
+        """See `CoordinatorClient.hold_leases`; the leases are those of this worker."""
+        return self._coordinator.hold_leases(
+            self._incarnation, reading, want=want, reports=reports, wait_s=wait_s, stop=stop
+        )
 
     def _register(self) -> WorkerGrant:
         return self._coordinator.register_worker(

@@ -15,6 +15,7 @@ from embery.rpc.v1 import coordinator_pb2 as c
 from embery.rpc.v1 import routing_pb2 as r
 from embery.table import Table
 
+ReadingState = Literal["open", "finished", "stopped", "failed"]
 ServerState = Literal["joining", "live", "lost", "left"]
 _STATES: dict[ServerState, r.ServerState] = {
     "joining": r.SERVER_STATE_JOINING,

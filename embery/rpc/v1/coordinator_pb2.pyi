@@ -1,11 +1,23 @@
 from embery.rpc.v1 import routing_pb2 as _routing_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class LeaseOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LEASE_OUTCOME_HELD: _ClassVar[LeaseOutcome]
+    LEASE_OUTCOME_FINISHED: _ClassVar[LeaseOutcome]
+    LEASE_OUTCOME_RETURNED: _ClassVar[LeaseOutcome]
+    LEASE_OUTCOME_FAILED: _ClassVar[LeaseOutcome]
+LEASE_OUTCOME_HELD: LeaseOutcome
+LEASE_OUTCOME_FINISHED: LeaseOutcome
+LEASE_OUTCOME_RETURNED: LeaseOutcome
+LEASE_OUTCOME_FAILED: LeaseOutcome
 
 class RegisterServerRequest(_message.Message):
     __slots__ = ("incarnation", "address", "host_identity", "cluster_id")
@@ -129,9 +141,101 @@ class ListTablesReply(_message.Message):
     tables: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, tables: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class BegunPiece(_message.Message):
+    __slots__ = ("piece", "done", "finished")
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    piece: int
+    done: int
+    finished: bool
+    def __init__(self, piece: _Optional[int] = ..., done: _Optional[int] = ..., finished: bool = ...) -> None: ...
+
+class OpenReadingRequest(_message.Message):
+    __slots__ = ("reading", "plan", "pieces", "begun")
+    READING_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    PIECES_FIELD_NUMBER: _ClassVar[int]
+    BEGUN_FIELD_NUMBER: _ClassVar[int]
+    reading: str
+    plan: str
+    pieces: int
+    begun: _containers.RepeatedCompositeFieldContainer[BegunPiece]
+    def __init__(self, reading: _Optional[str] = ..., plan: _Optional[str] = ..., pieces: _Optional[int] = ..., begun: _Optional[_Iterable[_Union[BegunPiece, _Mapping]]] = ...) -> None: ...
+
+class OpenReadingReply(_message.Message):
+    __slots__ = ("begun",)
+    BEGUN_FIELD_NUMBER: _ClassVar[int]
+    begun: _containers.RepeatedCompositeFieldContainer[BegunPiece]
+    def __init__(self, begun: _Optional[_Iterable[_Union[BegunPiece, _Mapping]]] = ...) -> None: ...
+
+class LeaseReport(_message.Message):
+    __slots__ = ("piece", "token", "done", "outcome", "error")
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    piece: int
+    token: int
+    done: int
+    outcome: LeaseOutcome
+    error: str
+    def __init__(self, piece: _Optional[int] = ..., token: _Optional[int] = ..., done: _Optional[int] = ..., outcome: _Optional[_Union[LeaseOutcome, str]] = ..., error: _Optional[str] = ...) -> None: ...
+
+class HoldLeasesRequest(_message.Message):
+    __slots__ = ("incarnation", "reading", "reports", "want", "wait_ms", "stop")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    READING_FIELD_NUMBER: _ClassVar[int]
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    WANT_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    reading: str
+    reports: _containers.RepeatedCompositeFieldContainer[LeaseReport]
+    want: int
+    wait_ms: int
+    stop: bool
+    def __init__(self, incarnation: _Optional[str] = ..., reading: _Optional[str] = ..., reports: _Optional[_Iterable[_Union[LeaseReport, _Mapping]]] = ..., want: _Optional[int] = ..., wait_ms: _Optional[int] = ..., stop: bool = ...) -> None: ...
+
+class Lease(_message.Message):
+    __slots__ = ("piece", "token", "done")
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    piece: int
+    token: int
+    done: int
+    def __init__(self, piece: _Optional[int] = ..., token: _Optional[int] = ..., done: _Optional[int] = ...) -> None: ...
+
+class HoldLeasesReply(_message.Message):
+    __slots__ = ("leases", "state", "error")
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    leases: _containers.RepeatedCompositeFieldContainer[Lease]
+    state: str
+    error: str
+    def __init__(self, leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., state: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+
 class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class ReadingInfo(_message.Message):
+    __slots__ = ("reading", "state", "pieces", "finished", "held")
+    READING_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PIECES_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    reading: str
+    state: str
+    pieces: int
+    finished: int
+    held: int
+    def __init__(self, reading: _Optional[str] = ..., state: _Optional[str] = ..., pieces: _Optional[int] = ..., finished: _Optional[int] = ..., held: _Optional[int] = ...) -> None: ...
 
 class WorkerInfo(_message.Message):
     __slots__ = ("client", "rank", "world_size", "state", "progress", "samples_per_s")
@@ -150,17 +254,19 @@ class WorkerInfo(_message.Message):
     def __init__(self, client: _Optional[int] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., state: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., samples_per_s: _Optional[float] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("cluster_id", "expected_servers", "reason", "routing", "tables", "workers")
+    __slots__ = ("cluster_id", "expected_servers", "reason", "routing", "tables", "workers", "readings")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_SERVERS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     ROUTING_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
+    READINGS_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     expected_servers: int
     reason: str
     routing: _routing_pb2.Routing
     tables: _containers.RepeatedScalarFieldContainer[str]
     workers: _containers.RepeatedCompositeFieldContainer[WorkerInfo]
-    def __init__(self, cluster_id: _Optional[str] = ..., expected_servers: _Optional[int] = ..., reason: _Optional[str] = ..., routing: _Optional[_Union[_routing_pb2.Routing, _Mapping]] = ..., tables: _Optional[_Iterable[str]] = ..., workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ...) -> None: ...
+    readings: _containers.RepeatedCompositeFieldContainer[ReadingInfo]
+    def __init__(self, cluster_id: _Optional[str] = ..., expected_servers: _Optional[int] = ..., reason: _Optional[str] = ..., routing: _Optional[_Union[_routing_pb2.Routing, _Mapping]] = ..., tables: _Optional[_Iterable[str]] = ..., workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ..., readings: _Optional[_Iterable[_Union[ReadingInfo, _Mapping]]] = ...) -> None: ...

@@ -70,6 +70,16 @@ class CoordinatorStub(object):
                 request_serializer=embery_dot_v1_dot_coordinator__pb2.ListTablesRequest.SerializeToString,
                 response_deserializer=embery_dot_v1_dot_coordinator__pb2.ListTablesReply.FromString,
                 _registered_method=True)
+        self.OpenReading = channel.unary_unary(
+                '/embery.v1.Coordinator/OpenReading',
+                request_serializer=embery_dot_v1_dot_coordinator__pb2.OpenReadingRequest.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_coordinator__pb2.OpenReadingReply.FromString,
+                _registered_method=True)
+        self.HoldLeases = channel.unary_unary(
+                '/embery.v1.Coordinator/HoldLeases',
+                request_serializer=embery_dot_v1_dot_coordinator__pb2.HoldLeasesRequest.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_coordinator__pb2.HoldLeasesReply.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/embery.v1.Coordinator/Status',
                 request_serializer=embery_dot_v1_dot_coordinator__pb2.StatusRequest.SerializeToString,
@@ -125,6 +135,21 @@ class CoordinatorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OpenReading(self, request, context):
+        """Begins to share out the pieces of a data set; again with the same name has no effect.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HoldLeases(self, request, context):
+        """Says how far the caller's leases are, and asks how many it shall hold. A call that is tried
+        again has one effect: the reply names all leases that the caller holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Status(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -168,6 +193,16 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.ListTables,
                     request_deserializer=embery_dot_v1_dot_coordinator__pb2.ListTablesRequest.FromString,
                     response_serializer=embery_dot_v1_dot_coordinator__pb2.ListTablesReply.SerializeToString,
+            ),
+            'OpenReading': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenReading,
+                    request_deserializer=embery_dot_v1_dot_coordinator__pb2.OpenReadingRequest.FromString,
+                    response_serializer=embery_dot_v1_dot_coordinator__pb2.OpenReadingReply.SerializeToString,
+            ),
+            'HoldLeases': grpc.unary_unary_rpc_method_handler(
+                    servicer.HoldLeases,
+                    request_deserializer=embery_dot_v1_dot_coordinator__pb2.HoldLeasesRequest.FromString,
+                    response_serializer=embery_dot_v1_dot_coordinator__pb2.HoldLeasesReply.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -364,6 +399,60 @@ class Coordinator(object):
             '/embery.v1.Coordinator/ListTables',
             embery_dot_v1_dot_coordinator__pb2.ListTablesRequest.SerializeToString,
             embery_dot_v1_dot_coordinator__pb2.ListTablesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenReading(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embery.v1.Coordinator/OpenReading',
+            embery_dot_v1_dot_coordinator__pb2.OpenReadingRequest.SerializeToString,
+            embery_dot_v1_dot_coordinator__pb2.OpenReadingReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HoldLeases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embery.v1.Coordinator/HoldLeases',
+            embery_dot_v1_dot_coordinator__pb2.HoldLeasesRequest.SerializeToString,
+            embery_dot_v1_dot_coordinator__pb2.HoldLeasesReply.FromString,
             options,
             channel_credentials,
             insecure,

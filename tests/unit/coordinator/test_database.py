@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from embery.coordinator.database import Database
+from embery.coordinator.state import Piece, Reading
 from embery.errors import InvalidArgument, Unavailable
 from embery.rpc.records import Routing
 
@@ -84,3 +86,21 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
             Database(str(path))
     with pytest.raises(Unavailable, match="is the folder there"):
         Database(str(tmp_path / "none" / "state"))
+
+
+def test_readings_and_their_leases_are_found_again(tmp_path: Path) -> None:
+    database = Database(str(tmp_path / "state"))
+    first = Reading("one", "data", 3, {0: Piece(0, finished=True)})
+    database.put_reading(first, first.pieces.values())
+    second = Reading("two", "data", 2)
+    database.put_reading(second, [])
+    held = Piece(1, done=5, token=2, holder=7, failures=1)
+    ended = replace(second, stopped=True, error="damaged", pieces={1: held})
+    database.put_reading(ended, [replace(held, done=4)])
+    database.put_reading(ended, [held])
+    database.close()
+    database = Database(str(tmp_path / "state"))
+    assert list(database.load_readings().items()) == [("one", first), ("two", ended)]
+    database.forget_reading("one")
+    assert database.load_readings() == {"two": ended}
+    database.close()
