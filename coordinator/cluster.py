@@ -13,21 +13,29 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
+from embery.coordinator.balance import drains_wanted, plan_move
 from embery.coordinator.database import Database
 from embery.coordinator.decisions import advance, expire, place
 from embery.coordinator.readings import Readings
-from embery.coordinator.state import ClusterOptions, ClusterState, Server, Worker
-from embery.errors import DeadlineExceeded, EmberyError, Unavailable
+from embery.coordinator.state import ClusterOptions, ClusterState, Move, Server, Worker
+from embery.errors import DeadlineExceeded, EmberyError, InvalidArgument, Unavailable
 from embery.observability.logs import facts
+from embery.routing import SLOT_COUNT
 from embery.rpc.client import ServerClient
 from embery.rpc.records import Progress, Routing, table_from_json
+from embery.rpc.v1.server_pb2 import MoveSlotsReply
 from embery.table import require_same
+from embery.validation import require_int
 
 log = logging.getLogger(__name__)
 
 # Workers that are kept to show; beyond, those that have gone are forgotten, the oldest first.
 WORKERS_MAX = 4096
 SERVER_TIMEOUT_S = 5.0
+# A move copies rows while training goes on: it may take long.
+MOVE_TIMEOUT_S = 3600.0
 STOP_TIMEOUT_S = 2 * SERVER_TIMEOUT_S
 
 
@@ -56,6 +64,7 @@ class Cluster:
         self._reason = place(time.monotonic(), self._state, options)[1]
         # Decided and recorded, but not all servers know it yet, so workers may not.
         self._pending: Routing | None = None
+        self._move_reason = ""
         self._clients: dict[str, ServerClient] = {}
         # Serialises the creation of tables, over the calls to servers that it takes.
         self._creating = threading.Lock()
@@ -70,7 +79,13 @@ class Cluster:
     @property
     def reason(self) -> str:
         """Return why slots are where they are, or what they wait for."""
-        return self._reason
+        move = self._state.move
+        if move is None:
+            return self._reason
+        return (
+            f"slots {move.begin} to {move.end - 1} move from server {move.source} to server "
+            f"{move.target}: {self._move_reason}"
+        )
 
     def start(self) -> None:
         """Begin to watch leases and to place slots."""
@@ -201,6 +216,99 @@ class Cluster:
         """Return the routing as a server must know it: before any worker does."""
         return self._pending or self.routing()
 
+    # -- slots that move --------------------------------------------------------------------------
+
+    def drain(self, number: int, incarnation: str = "") -> int:
+        """Let others take the slots of a server; return how many it has. Again: no further effect.
+
+        Raises:
+            InvalidArgument: there is no such server, or no other to take them.
+        """
+        with self._changed:
+            servers = self._state.servers
+            server = self._server_of(incarnation) if incarnation else servers.get(number)
+            if server is None or server.state == "left":
+                known = sorted(n for n, s in servers.items() if s.state != "left")
+                raise InvalidArgument(
+                    f"drain: there is no server {incarnation or number}; it is one of {known}"
+                )
+            takers = [
+                s for s in servers.values()
+                if s.state == "live" and not s.draining and s.number != server.number
+            ]  # fmt: skip
+            if not takers:
+                raise InvalidArgument(
+                    f"drain: server {server.number} is the last one, nobody can take its slots; "
+                    "start another with `embery ps` first"
+                )
+            self._drain(server)
+            return int((self._state.routing.owners == server.number).sum())
+
+    def scale(self, servers: int) -> None:
+        """Set how many servers shall be there; drain those that are too many."""
+        require_int("scale: --ps", servers, low=1, high=SLOT_COUNT)
+        with self._changed:
+            self._database.set_wanted(servers)
+            self._state = replace(self._state, wanted_servers=servers)
+            surplus, reason = drains_wanted(self._state)
+            for server in surplus:
+                self._drain(server)
+        log.info("%s", reason)
+
+    def is_drained(self, incarnation: str) -> bool:
+        """Return whether a server was drained and owns nothing that anyone could still ask for."""
+        with self._changed:
+            server = self._server_of(incarnation)
+            if server is None or not server.draining or self._pending is not None:
+                return False
+            move = self._state.move
+            is_under_way = move is not None and server.number in (move.source, move.target)
+            return not is_under_way and server.number not in self._state.routing.owners
+
+    def next_move(self) -> Move | None:
+        """Decide on the next move and record it; None if slots lie well, or are on their way."""
+        with self._changed:
+            if self._pending is not None:
+                return None
+            if self._state.move is not None:
+                return self._state.move  # Of a coordinator that ended during it.
+            move, self._move_reason = plan_move(self._state)
+            if move is not None:
+                self._database.begin_move(move)
+                self._state = replace(self._state, move=move)
+            return move
+
+    def carry_out(self, move: Move) -> MoveSlotsReply:
+        """Let the source copy the slots; they are frozen there afterwards."""
+        source, target = (self._state.servers[n] for n in (move.source, move.target))
+        return self._client(source.address).move_slots(
+            move.begin, move.end, target.address, move.version, timeout_s=MOVE_TIMEOUT_S
+        )
+
+    def settle(self, move: Move, *, moved: bool) -> None:
+        """Decide whose the slots of a move are, for good, and tell everyone."""
+        with self._changed:
+            present = self._state.routing
+            version = present.version + 1
+            owners, changed_at = present.owners.copy(), present.changed_at.copy()
+            if moved:
+                owners[move.begin : move.end] = move.target
+                changed_at[move.begin : move.end] = version
+            owning = {int(n): self._state.servers[int(n)].info() for n in np.unique(owners)}
+            routing = Routing(version, owners, changed_at, owning)
+            self._database.set_routing(routing)
+            self._state = replace(self._state, move=None)
+            self._pending = routing
+        self._tell(routing)
+
+    def _drain(self, server: Server) -> None:
+        self._database.drain_server(server.number)
+        self._put(replace(server, draining=True))
+        self._changed.notify_all()
+        log.info("server %d is drained", server.number)
+
+    # -- watching ---------------------------------------------------------------------------------
+
     def _watch(self) -> None:
         while not self._stopping.wait(self.options.heartbeat_s / 2):
             try:
@@ -231,7 +339,9 @@ class Cluster:
 
     def _tell(self, routing: Routing) -> None:
         """Tell the servers of a new routing, and then everyone; again later if one cannot be."""
-        for server in routing.servers.values():
+        # Also those that own nothing (any more): they let go of what they had.
+        present = {n: s.info() for n, s in self._state.servers.items() if s.state == "live"}
+        for server in {**present, **routing.servers}.values():
             try:
                 self._client(server.address).set_routing(routing, timeout_s=SERVER_TIMEOUT_S)
             except EmberyError as error:

@@ -1,6 +1,6 @@
 """What outlives the coordinator: a SQLite file, each change of it durable before it is told.
 
-Format 2. A file of another format, or one that another coordinator has open, is refused.
+Format 3. A file of another format, or one that another coordinator has open, is refused.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from embery.coordinator.state import ClusterState, Piece, Reading, Server, Worker
+from embery.coordinator.state import ClusterState, Move, Piece, Reading, Server, Worker
 from embery.errors import InvalidArgument, ResourceExhausted, Unavailable
 from embery.rpc.records import Routing
 
-FORMAT = 2
+FORMAT = 3
 SECRET_BYTES = 32
 SERVER_NUMBER_MAX = 2**16 - 1
 IN_MEMORY = ":memory:"
@@ -25,12 +25,17 @@ _SCHEMA = """
 CREATE TABLE cluster (id TEXT NOT NULL, secret BLOB NOT NULL);
 CREATE TABLE servers (
     number INTEGER PRIMARY KEY, incarnation TEXT NOT NULL UNIQUE, address TEXT NOT NULL,
-    host_identity TEXT NOT NULL, has_left INTEGER NOT NULL DEFAULT 0);
+    host_identity TEXT NOT NULL, has_left INTEGER NOT NULL DEFAULT 0,
+    draining INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE workers (
     client INTEGER PRIMARY KEY AUTOINCREMENT, incarnation TEXT NOT NULL UNIQUE,
     rank INTEGER NOT NULL, world_size INTEGER NOT NULL);
 CREATE TABLE tables (
     ordinal INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, definition TEXT NOT NULL);
+CREATE TABLE moves (
+    slot_begin INTEGER NOT NULL, slot_end INTEGER NOT NULL, source INTEGER NOT NULL,
+    target INTEGER NOT NULL, version INTEGER NOT NULL);
+CREATE TABLE wanted (servers INTEGER NOT NULL);
 CREATE TABLE readings (
     ordinal INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, plan TEXT NOT NULL,
     count INTEGER NOT NULL, stopped INTEGER NOT NULL, error TEXT NOT NULL);
@@ -116,9 +121,12 @@ class Database:
         rows = self._connection.execute
         (cluster_id, secret) = rows("SELECT id, secret FROM cluster").fetchone()
         servers = {
-            number: Server(number, inc, address, host, "left" if left else "joining", now_s)
-            for number, inc, address, host, left in rows(
-                "SELECT number, incarnation, address, host_identity, has_left FROM servers"
+            number: Server(
+                number, inc, address, host, "left" if left else "joining", now_s, bool(draining)
+            )
+            for number, inc, address, host, left, draining in rows(
+                "SELECT number, incarnation, address, host_identity, has_left, draining "
+                "FROM servers"
             )
         }
         workers = {
@@ -137,7 +145,18 @@ class Database:
             changed_at = np.frombuffer(latest[2], "<u8").astype(np.uint64)
             owning = {int(n): servers[int(n)].info() for n in np.unique(owners)}
             routing = Routing(latest[0], owners, changed_at, owning)
-        return ClusterState(cluster_id, secret, routing, servers, workers, tables)
+        move = rows("SELECT slot_begin, slot_end, source, target, version FROM moves").fetchone()
+        wanted = rows("SELECT servers FROM wanted").fetchone()
+        return ClusterState(
+            cluster_id,
+            secret,
+            routing,
+            servers,
+            workers,
+            tables,
+            None if move is None else Move(*move),
+            0 if wanted is None else wanted[0],
+        )
 
     def add_server(self, incarnation: str, address: str, host_identity: str) -> int:
         """Record a server and return its number, the next free one."""
@@ -162,6 +181,26 @@ class Database:
         with self._transaction():
             self._connection.execute("UPDATE servers SET has_left=1 WHERE number=?", (number,))
 
+    def drain_server(self, number: int) -> None:
+        """Record that a server gives its slots away."""
+        with self._transaction():
+            self._connection.execute("UPDATE servers SET draining=1 WHERE number=?", (number,))
+
+    def set_wanted(self, servers: int) -> None:
+        """Record how many servers shall be there."""
+        with self._transaction():
+            self._connection.execute("DELETE FROM wanted")
+            self._connection.execute("INSERT INTO wanted VALUES (?)", (servers,))
+
+    def begin_move(self, move: Move) -> None:
+        """Record that slots are on their way; the next routing ends that."""
+        with self._transaction():
+            self._connection.execute("DELETE FROM moves")
+            self._connection.execute(
+                "INSERT INTO moves VALUES (?, ?, ?, ?, ?)",
+                (move.begin, move.end, move.source, move.target, move.version),
+            )
+
     def add_worker(self, incarnation: str, rank: int, world_size: int) -> int:
         """Record a worker and return its client number, which no other ever had."""
         with self._transaction():
@@ -185,8 +224,9 @@ class Database:
             )
 
     def set_routing(self, routing: Routing) -> None:
-        """Record a routing, newer than the one before, which it replaces."""
+        """Record a routing, newer than the one before, which it replaces; no move is under way."""
         with self._transaction():
+            self._connection.execute("DELETE FROM moves")
             self._connection.execute("DELETE FROM routing")
             self._connection.execute(
                 "INSERT INTO routing VALUES (?, ?, ?)",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from embery.coordinator.cluster import Cluster
 from embery.coordinator.database import IN_MEMORY, Database
+from embery.coordinator.mover import Mover
 from embery.coordinator.service import CoordinatorService
 from embery.coordinator.state import ClusterOptions
 from embery.rpc.address import PORT_MAX, SCHEME
@@ -63,6 +64,8 @@ class Coordinator:
             CoordinatorService(self._cluster), self._rpc.grpc
         )
 
+        self._mover = Mover(self._cluster)
+
     @property
     def url(self) -> str:
         """Return the address that servers and workers connect to."""
@@ -78,6 +81,7 @@ class Coordinator:
         """Start to serve."""
         self._cluster.start()
         self._rpc.start()
+        self._mover.start()
         return self
 
     def __exit__(
@@ -87,5 +91,6 @@ class Coordinator:
         trace: TracebackType | None,
     ) -> None:
         """Stop; what was recorded stays."""
+        self._mover.stop()
         self._rpc.stop()
         self._cluster.close()

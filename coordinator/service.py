@@ -75,10 +75,12 @@ class CoordinatorService(CoordinatorServicer):
     @answering
     def Heartbeat(self, request: c.HeartbeatRequest, context: Any) -> c.HeartbeatReply:
         """Note that a member is there."""
+        known = self._cluster.heartbeat(request.incarnation, Progress.of(request.progress))
         return c.HeartbeatReply(
-            known=self._cluster.heartbeat(request.incarnation, Progress.of(request.progress)),
+            known=known,
             routing_version=self._cluster.state.routing.version,
             table_count=len(self._cluster.state.tables),
+            drained=known and self._cluster.is_drained(request.incarnation),
         )
 
     @answering
@@ -86,6 +88,17 @@ class CoordinatorService(CoordinatorServicer):
         """Note that a member ends cleanly."""
         self._cluster.leave(request.incarnation)
         return c.LeaveReply()
+
+    @answering
+    def Drain(self, request: c.DrainRequest, context: Any) -> c.DrainReply:
+        """Give the slots of a server to others."""
+        return c.DrainReply(slots=self._cluster.drain(request.server, request.incarnation))
+
+    @answering
+    def Scale(self, request: c.ScaleRequest, context: Any) -> c.ScaleReply:
+        """Set how many servers shall be there."""
+        self._cluster.scale(request.servers)
+        return c.ScaleReply()
 
     @answering
     def WaitRouting(self, request: c.WaitRoutingRequest, context: Any) -> r.Routing:
@@ -147,6 +160,7 @@ class CoordinatorService(CoordinatorServicer):
             cluster_id=state.cluster_id,
             expected_servers=self._cluster.options.expect_servers,
             reason=self._cluster.reason,
+            wanted_servers=state.wanted_servers,
             routing=routing,
             tables=state.tables.values(),
             workers=[

@@ -47,10 +47,14 @@ class Server:
     host_identity: str
     state: ServerState
     heard_s: float
+    # Its slots go to others, and then it ends.
+    draining: bool = False
 
     def info(self) -> ServerInfo:
         """Return what the routing says of it."""
-        return ServerInfo(self.number, self.address, self.host_identity, self.state)
+        return ServerInfo(
+            self.number, self.address, self.host_identity, self.state, draining=self.draining
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +135,26 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    """Slots [begin, end) that are on their way to another server.
+
+    `version` is that of the routing before. With the next version the move is over: they belong to
+    the target then, or, if it failed, still to the source.
+    """
+
+    begin: int
+    end: int
+    source: int
+    target: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterState:
     """All of it. Never changed, only replaced, so that a reader needs no lock.
 
     `routing.servers` are those that own slots. `tables` are definitions as JSON by name.
+    `wanted_servers` is how many shall be there; 0 where nobody has said so.
     """
 
     cluster_id: str
@@ -143,3 +163,5 @@ class ClusterState:
     servers: dict[int, Server] = field(default_factory=dict)
     workers: dict[int, Worker] = field(default_factory=dict)
     tables: dict[str, str] = field(default_factory=dict)
+    move: Move | None = None
+    wanted_servers: int = 0

@@ -84,7 +84,6 @@ class Store:
     def check_slots(self, table: int, slot_begin: int, slot_end: int) -> tuple[int, int]:
         """Return the number of rows, and a checksum of their keys and LSNs."""
 
-
 class Server:
     """Serves a store to clients. Thread-safe.
 

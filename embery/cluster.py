@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from embery import _native, checkpoint
 from embery.checkpoint import Checkpoint
 from embery.cluster_tables import ClusterTable
-from embery.errors import DeadlineExceeded, InvalidArgument
+from embery.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from embery.place import Place
 from embery.row_store import PullMode, RowStore, require_restorable, require_threads
 from embery.rpc.client import CoordinatorClient, ServerClient
@@ -40,7 +40,8 @@ FREEZE_SECONDS = 3600.0
 class ClusterStore(RowStore):
     """See `Store`. Every call ends within `timeout_s`; an error names the server that it is about.
 
-    A push that fails may have been applied by some servers; nothing is sent twice by itself.
+    A push that was cut off is sent again, and applied once: servers know it by its sequence. One
+    that fails may have been applied by some servers.
     """
 
     def __init__(
@@ -97,19 +98,31 @@ class ClusterStore(RowStore):
     # -- routing ----------------------------------------------------------------------------------
 
     def _follow(self, routing: Routing) -> None:
-        """Connect to the servers of a routing, and use it."""
+        """Connect to the servers of a routing, use it, and let go of other servers."""
         with self._lock:
+            if routing.version <= self._routing_version:
+                return
             for number, info in routing.servers.items():
                 known = self._servers.get(number)
                 if known is not None and known.address == info.address:
                     continue
                 server = ServerClient(info.address, self._credentials)
                 self._transports[number] = self._connect(number, server)
-                self._servers[number] = server
+                self._servers = {**self._servers, number: server}
                 if known is not None:
                     known.close()
             self._client.set_routing(routing.version, routing.owners)
             self._routing_version = routing.version
+            gone = {n: s for n, s in self._servers.items() if n not in routing.servers}
+            self._servers = {n: s for n, s in self._servers.items() if n not in gone}
+            for number, server in gone.items():
+                self._client.disconnect(number)
+                server.close()
+
+    def _present_servers(self) -> dict[int, ServerClient]:
+        """Return the servers that own slots now, by number."""
+        self._follow(self._coordinator.routing(0, self._timeout_s))
+        return self._servers
 
     def _connect(self, number: int, server: ServerClient) -> str:
         """Agree on a transport with a server; return its name."""
@@ -117,13 +130,29 @@ class ClusterStore(RowStore):
         log.info("server %d: %s (%s)", number, transport, "; ".join(reasons) or "the best of both")
         return transport
 
-    def _attempts(self, what: str) -> Iterator[float]:
-        """Yield the seconds that are left, following newer routing between attempts."""
+    def _carry_through(self, what: str, attempt: Callable[[float], int]) -> None:
+        """Call `attempt` with the seconds that are left until it returns 0: no key was refused.
+
+        What was refused is tried again by a newer routing, what was cut off by a newer one or once
+        by the same. So the end of a server that gave its slots away is not noticed.
+        """
         deadline = time.monotonic() + self._timeout_s
-        yield self._timeout_s
-        while (left := deadline - time.monotonic()) > 0:
-            self._follow(self._coordinator.routing(self._routing_version, left))
-            yield max(deadline - time.monotonic(), 0.001)
+        cut_off = False
+        while (left_s := deadline - time.monotonic()) > 0:
+            version = self._routing_version
+            try:
+                if not attempt(left_s):
+                    return
+            except Unavailable:
+                with suppress(Unavailable, DeadlineExceeded):
+                    self._present_servers()
+                if self._routing_version == version and cut_off:
+                    raise
+                cut_off = self._routing_version == version
+                continue
+            # Another thread may have followed it already.
+            if self._routing_version == version:
+                self._follow(self._coordinator.routing(version, left_s))
         raise DeadlineExceeded(
             f"{what}: {self._url} gave no routing by which all servers would accept their keys "
             f"within {self._timeout_s:g} s; see `embery status`"
@@ -199,10 +228,10 @@ class ClusterStore(RowStore):
     ) -> None:
         salts, dims = self._columns(tables)
         now_s = self.now_s()
-        for left_s in self._attempts("pull"):
-            # Rows that were read already are read again: a change of routing is rare.
-            if not self._client.pull(salts, dims, keys, out, absent, mode, now_s, left_s):
-                return
+        # Rows that were read already are read again: a change of routing is rare.
+        self._carry_through(
+            "pull", lambda s: self._client.pull(salts, dims, keys, out, absent, mode, now_s, s)
+        )
 
     def _push_rows(
         self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32], now_s: int
@@ -211,9 +240,12 @@ class ClusterStore(RowStore):
         # One round at a time: a server takes a later round for the end of an earlier one.
         with self._round_lock if self._world > 1 else nullcontext():
             sequence, number = next(self._sequence), next(self._rounds)
-            refused = [np.zeros(len(k), np.uint8) for k in keys]
-            for left_s in self._attempts("push"):
-                if not self._client.push(
+
+            def attempt(left_s: float) -> int:
+                # Servers know the sequence: what they have applied already they do not again.
+                nonlocal keys, grads
+                refused = [np.zeros(len(k), np.uint8) for k in keys]
+                count = self._client.push(
                     salts,
                     dims,
                     keys,
@@ -225,17 +257,19 @@ class ClusterStore(RowStore):
                     now_s=now_s,
                     timeout_s=left_s,
                     refused=refused,
-                ):
-                    return
-                again = [np.flatnonzero(r) for r in refused]
-                keys = [k[i] for k, i in zip(keys, again, strict=True)]
-                grads = [g[i] for g, i in zip(grads, again, strict=True)]
-                refused = [np.zeros(len(k), np.uint8) for k in keys]
+                )
+                if count:
+                    again = [np.flatnonzero(r) for r in refused]
+                    keys = [k[i] for k, i in zip(keys, again, strict=True)]
+                    grads = [g[i] for g, i in zip(grads, again, strict=True)]
+                return count
+
+            self._carry_through("push", attempt)
 
     def deletions(self, table: str) -> int:
         """See `Store.deletions`."""
         self._table(table)
-        return sum(server.deletions(table) for server in self._servers.values())
+        return sum(server.deletions(table) for server in self._present_servers().values())
 
     # -- whole store ------------------------------------------------------------------------------
 
@@ -247,7 +281,7 @@ class ClusterStore(RowStore):
         names = list(self.tables())
         tables: dict[str, dict[str, int]] = {}
         servers: dict[str, Any] = {}
-        for number, server in sorted(self._servers.items()):
+        for number, server in sorted(self._present_servers().items()):
             own = {name: server.table_stats(name) for name in names}
             servers[str(number)] = {
                 "address": server.address,
@@ -267,14 +301,15 @@ class ClusterStore(RowStore):
         require_int(f"inspect({table!r}): key", key, low=0, high=2**64 - 1)
         self._table(table)
         slot = int(_native.slots_of(table, np.array([key], np.uint64))[0])
-        owner = int(self._coordinator.routing(0, self._timeout_s).owners[slot])
-        return self._servers[owner].inspect(table, key)
+        routing = self._coordinator.routing(0, self._timeout_s)
+        self._follow(routing)
+        return self._servers[int(routing.owners[slot])].inspect(table, key)
 
     def evict(self, table: str) -> int:
         """See `Store.evict`."""
         self._table(table)
         now_s = self.now_s()
-        return sum(server.evict(table, now_s=now_s) for server in self._servers.values())
+        return sum(server.evict(table, now_s=now_s) for server in self._present_servers().values())
 
     def checkpoint(
         self,
@@ -317,14 +352,29 @@ class ClusterStore(RowStore):
 
     @contextmanager
     def _frozen(self) -> Iterator[NDArray[np.uint16]]:
-        """Hold back changes of rows on all servers; yield the owners of the slots."""
+        """Hold back changes of rows on all servers, and slots where they are; yield their owners.
+
+        Slots that moved while servers were frozen one after the other let all begin again.
+        """
         self._require_open()
-        owners = self._coordinator.routing(0, self._timeout_s).owners
-        with ExitStack() as held:
-            # In one order, so that two savers do not wait for each other.
-            for number in np.unique(owners).tolist():
-                held.enter_context(self._servers[number].frozen(FREEZE_SECONDS))
-            yield owners
+        deadline = time.monotonic() + FREEZE_SECONDS
+        version = 0
+        while (left_s := deadline - time.monotonic()) > 0:
+            routing = self._coordinator.routing(max(version - 1, 0), min(left_s, self._timeout_s))
+            self._follow(routing)
+            with ExitStack() as held:
+                # In one order, so that two savers do not wait for each other.
+                versions = [
+                    held.enter_context(self._servers[number].frozen(left_s))
+                    for number in sorted(routing.servers)
+                ]
+                version = max(versions)
+                if version == routing.version:
+                    yield routing.owners
+                    return
+        raise DeadlineExceeded(
+            f"{self._url}: slots moved for {FREEZE_SECONDS:g} s, and rows could not be held"
+        )
 
     def close(self) -> None:
         """See `Store.close`."""

@@ -11,6 +11,8 @@ from embery import _native
 from embery.arrays import as_keys
 
 SLOT_COUNT = 4096
+# Slots that share a lock and a state of admission; what moves at once lies within them.
+SLOTS_PER_GROUP = 64
 
 
 def slots_of(table: str, keys: Any) -> NDArray[np.uint16]:

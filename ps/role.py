@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 THREADS_MAX = 1024
+POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,8 @@ class ParameterServer:
     def __init__(self, options: ServerOptions) -> None:
         options.validate()
         self._incarnation = uuid.uuid4().hex
+        # Set once other servers have all its slots.
+        self.drained = threading.Event()
         self._cluster_id = ""
         self._rpc = RpcServer(options.host, options.port, options.credentials)
         self._coordinator = CoordinatorClient(options.coordinator, options.credentials)
@@ -93,7 +98,8 @@ class ParameterServer:
         self.data = self._listen(options)
         self._learn(grant)
         add_ServerServicer_to_server(  # type: ignore[no-untyped-call]
-            ServerService(grant.number, self._tables, self.data, grant.secret), self._rpc.grpc
+            ServerService(grant.number, self._tables, self.data, grant.secret, options.credentials),
+            self._rpc.grpc,
         )
         self._heartbeat = Heartbeat(
             self._coordinator, self._incarnation, grant.heartbeat_s, self._answered
@@ -103,6 +109,26 @@ class ParameterServer:
     def address(self) -> str:
         """Return where it listens."""
         return self._rpc.address
+
+    def drain(self, wait_s: float, hurried: threading.Event) -> bool:
+        """Give all slots to other servers; return whether that was done in time.
+
+        Args:
+            wait_s: for so long at most.
+            hurried: ends the wait when it is set.
+        """
+        deadline = time.monotonic() + wait_s
+        try:
+            slots = self._coordinator.drain(incarnation=self._incarnation)
+        except EmberyError as error:
+            log.warning("its slots stay here, and end with it: %s", error)
+            return False
+        log.info("gives its slots away", extra=facts(slots=slots))
+        while not self.drained.wait(POLL_S):
+            if hurried.is_set() or time.monotonic() > deadline:
+                log.warning("ends with slots that are not given away yet")
+                return False
+        return True
 
     def samples(self) -> Iterator[Shown]:
         """Yield its metrics."""
@@ -127,7 +153,7 @@ class ParameterServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave the cluster and stop; the rows are gone."""
+        """Leave the cluster and stop; rows that are still here are gone."""
         self._heartbeat.stop()
         self._stop()
 
@@ -165,6 +191,8 @@ class ParameterServer:
 
     def _answered(self, beat: Beat) -> None:
         """Catch up with a coordinator that knows more than this server, or not this server."""
+        if beat.drained:
+            self.drained.set()
         known = (self._tables.routing_version, self._tables.count)
         if not beat.known or (beat.routing_version, beat.table_count) != known:
             self._learn(self._register())

@@ -30,6 +30,17 @@ class SavingService(ServerServicer):
             raise InvalidArgument(
                 f"freeze: expected 0 < seconds <= {FREEZE_SECONDS_MAX:g}, got {request.seconds:g}"
             )
+        version = self._tables.settle(request.seconds)
+        if version is None:
+            raise DeadlineExceeded(
+                f"freeze: slots that move did not arrive within {request.seconds:g} s"
+            )
+        try:
+            yield from self._frozen(request.seconds, version, context)
+        finally:
+            self._tables.unsettle()
+
+    def _frozen(self, seconds: float, version: int, context: Any) -> Iterator[s.FreezeReply]:
         frozen, over = threading.Event(), threading.Event()
         context.add_callback(over.set)
 
@@ -37,18 +48,18 @@ class SavingService(ServerServicer):
         def hold() -> None:
             self._tables.store.freeze()
             frozen.set()
-            over.wait(request.seconds)
+            over.wait(seconds)
             self._tables.store.thaw()
 
         holder = threading.Thread(target=hold, name="embery-freeze")
         holder.start()
         try:
-            if not frozen.wait(request.seconds):
+            if not frozen.wait(seconds):
                 raise DeadlineExceeded(
-                    f"freeze: changes under way did not end within {request.seconds:g} s"
+                    f"freeze: changes under way did not end within {seconds:g} s"
                 )
-            yield s.FreezeReply()
-            over.wait(request.seconds)
+            yield s.FreezeReply(routing_version=version)
+            over.wait(seconds)
         finally:
             over.set()
             holder.join()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from embery.errors import InvalidArgument
+from embery.ps.moving import Receiver, move_slots
 from embery.ps.saving import SavingService
-from embery.ps.tables import ServedTables
-from embery.rpc.client import DATA_VERSIONS, chunks
+from embery.ps.tables import ServedTables, SlotRange
+from embery.rpc.client import DATA_VERSIONS, ServerClient, chunks
+from embery.rpc.credentials import Credentials
 from embery.rpc.records import routing_from
 from embery.rpc.serving import answering, require_frame_size, streaming
 from embery.rpc.v1 import server_pb2 as s
@@ -36,8 +39,17 @@ class DataPlane:
 class ServerService(SavingService):
     """See proto/embery/v1/server.proto."""
 
-    def __init__(self, number: int, tables: ServedTables, data: DataPlane, secret: bytes) -> None:
+    def __init__(
+        self,
+        number: int,
+        tables: ServedTables,
+        data: DataPlane,
+        secret: bytes,
+        credentials: Credentials,
+    ) -> None:
         super().__init__(tables)
+        self._receiver = Receiver(tables)
+        self._credentials = credentials
         self._number = number
         self._data = data
         self._secret = secret
@@ -95,6 +107,24 @@ class ServerService(SavingService):
     def Deletions(self, request: s.DeletionsRequest, context: Any) -> s.DeletionsReply:
         """Return how many rows were ever deleted."""
         return s.DeletionsReply(rows=self._tables.deletions(request.table))
+
+    @answering
+    def MoveSlots(self, request: s.MoveSlotsRequest, context: Any) -> s.MoveSlotsReply:
+        """Copy slots to another server and leave them frozen."""
+        slots = SlotRange(request.slot_begin, request.slot_end)
+        with closing(ServerClient(request.target, self._credentials)) as target:
+            outcome = move_slots(self._tables, slots, request.routing_version, target)
+        return s.MoveSlotsReply(
+            rows=outcome.rows, bytes=outcome.bytes, frozen_seconds=outcome.frozen_s
+        )
+
+    @answering
+    def ReceiveSlots(
+        self, request_iterator: Iterator[s.Chunk], context: Any
+    ) -> s.ReceiveSlotsReply:
+        """Take in a part of slots that another server copies here."""
+        self._receiver.receive(chunk.data for chunk in request_iterator)
+        return s.ReceiveSlotsReply()
 
     @streaming
     def Call(self, request_iterator: Iterator[s.Chunk], context: Any) -> Iterator[s.Chunk]:

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from embery import _native
-from embery.errors import TableNotFound
+from embery.errors import InvalidArgument, TableNotFound, Unavailable
+from embery.routing import SLOT_COUNT, SLOTS_PER_GROUP
 from embery.row_store import inspect_row
 from embery.rpc.records import Routing, table_from_json
 from embery.table import Table, require_same
 
 EVICTIONS_REMEMBERED = 1024
+
+
+class SlotRange(NamedTuple):
+    """Slots [begin, end) of one group."""
+
+    begin: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{self.begin} to {self.end - 1}"
 
 
 class ServedTables:
@@ -29,7 +43,15 @@ class ServedTables:
         self.native = _native.Server(self.store, server=number, secret=secret, threads=threads)
         self._lock = threading.Lock()
         self._tables: dict[str, tuple[int, Table]] = {}
+        self._number = number
         self._routing_version = 0
+        self._owned = np.zeros(SLOT_COUNT, np.bool_)
+        # Slots that are received, with the version of the routing in which that began.
+        self._staged: dict[SlotRange, int] = {}
+        # Held while it is settled where slots are: by a checkpoint, and by a move that has frozen
+        # slots until the routing that follows it.
+        self._settled = threading.Lock()
+        self._held_version: int | None = None
         # What an eviction that is asked for again has done already, by its request.
         self._evictions: OrderedDict[str, int] = OrderedDict()
 
@@ -69,9 +91,105 @@ class ServedTables:
         """Serve by `routing` unless a newer one is in force; return the version in force."""
         with self._lock:
             if routing.version > self._routing_version:
+                owned = routing.owners == self._number
                 self.native.set_routing(routing.version, routing.owners, routing.changed_at)
-                self._routing_version = routing.version
+                self._drop(np.flatnonzero(self._owned & ~owned))
+                for slots in [s for s, since in self._staged.items() if since < routing.version]:
+                    del self._staged[slots]
+                    if not owned[slots.begin]:
+                        self._forget(slots, counters=False)
+                self._owned, self._routing_version = owned, routing.version
+                if self._held_version is not None and self._held_version < routing.version:
+                    self._held_version = None
+                    self._settled.release()
             return self._routing_version
+
+    # -- slots that move --------------------------------------------------------------------------
+
+    def require_owned(self, slots: SlotRange, version: int) -> None:
+        """Raise `InvalidArgument` unless this server owns slots, by the routing of `version`."""
+        with self._lock:
+            if version != self._routing_version or not self._owned[slots.begin : slots.end].all():
+                raise InvalidArgument(
+                    f"slots {slots} are not all of server {self._number} in routing {version}; it "
+                    f"knows routing {self._routing_version}"
+                )
+
+    def freeze(self, slots: SlotRange, version: int) -> None:
+        """Refuse changes of slots until a routing newer than `version`, which must be in force."""
+        with self._lock:
+            if version != self._routing_version:
+                raise Unavailable(f"routing {self._routing_version} has ended the move of {slots}")
+            self.native.freeze_slots(slots.begin, slots.end)
+
+    def owns_no_other(self, slots: SlotRange) -> bool:
+        """Return whether nothing of the group of `slots` is left here when they have gone."""
+        group = slots.begin // SLOTS_PER_GROUP * SLOTS_PER_GROUP
+        owned = self._owned[group : group + SLOTS_PER_GROUP].copy()
+        owned[slots.begin - group : slots.end - group] = False
+        return not owned.any()
+
+    def stage(self, slots: SlotRange, version: int) -> None:
+        """Make room for slots that come; what is left of an earlier try is forgotten."""
+        with self._lock:
+            if self._owned[slots.begin : slots.end].any() or version < self._routing_version:
+                raise InvalidArgument(
+                    f"slots {slots} cannot come to server {self._number} in routing {version}: it "
+                    f"owns some of them, or knows routing {self._routing_version}"
+                )
+            self._forget(slots, counters=False)
+            self._staged[slots] = version
+
+    def require_staged(self, slots: SlotRange) -> None:
+        """Raise `Unavailable` unless slots are being received."""
+        with self._lock:
+            if slots not in self._staged:
+                raise Unavailable(f"slots {slots} are not expected; the move has to begin again")
+
+    def hold_routing(self, version: int, wait_s: float) -> bool:
+        """Keep checkpoints out until the routing after `version`; False if one does not end."""
+        if not self._settled.acquire(timeout=wait_s):
+            return False
+        with self._lock:
+            self._held_version = version
+            if version == self._routing_version:
+                return True
+        self.release_routing(version)
+        return False
+
+    def release_routing(self, version: int) -> None:
+        """Let checkpoints in again, unless a newer routing has done so."""
+        with self._lock:
+            if self._held_version == version:
+                self._held_version = None
+                self._settled.release()
+
+    def settle(self, wait_s: float) -> int | None:
+        """Keep slots where they are, until `unsettle`; return the version of the routing.
+
+        None if they are on their way, and do not arrive in time.
+        """
+        return self._routing_version if self._settled.acquire(timeout=wait_s) else None
+
+    def unsettle(self) -> None:
+        """Let slots move again."""
+        self._settled.release()
+
+    def _drop(self, gone: NDArray[np.int64]) -> None:
+        """Forget slots that others own now."""
+        for group in np.unique(gone // SLOTS_PER_GROUP).tolist():
+            mine = gone[gone // SLOTS_PER_GROUP == group]
+            edges = np.flatnonzero(np.diff(mine) > 1) + 1
+            for run in np.split(mine, edges):
+                slots = SlotRange(int(run[0]), int(run[-1]) + 1)
+                last = self.owns_no_other(slots)
+                self._owned[slots.begin : slots.end] = False
+                self._forget(slots, counters=last)
+
+    def _forget(self, slots: SlotRange, *, counters: bool) -> None:
+        for table_id, _ in self._tables.values():
+            self.store.drop_slots(table_id, slots.begin, slots.end, counters)
+        self.native.drop_applied(slots.begin, slots.end)
 
     def _find(self, name: str) -> tuple[int, Table]:
         try:

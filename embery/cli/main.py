@@ -24,6 +24,8 @@ OK, FAILED, MISUSED = 0, 1, 2
 COMMANDS = {
     "run": "run a training script on servers and workers, all on this machine",
     "status": "show the servers, workers and tables of a cluster",
+    "scale": "change how many servers a cluster has",
+    "drain": "take a server out of a cluster",
     "coordinator": "run the coordinator of a cluster",
     "ps": "run a server of a cluster",
     "inspect": "show a row, or a table's statistics, of a checkpoint or a cluster",

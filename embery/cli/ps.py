@@ -12,6 +12,10 @@ from embery.cli.serving import (
     metrics,
 )
 from embery.ps.role import ParameterServer, ServerOptions
+from embery.validation import require_range
+
+DRAIN_SECONDS_MAX = 86_400.0
+POLL_S = 0.2
 
 EXAMPLE = "embery ps --coordinator embery://127.0.0.1:7070"
 
@@ -39,11 +43,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads that serve rows (default: 0, the processors it may use)",
     )
+    parser.add_argument(
+        "--drain",
+        type=float,
+        default=25.0,
+        metavar="SECONDS",
+        help="when asked to end by SIGTERM or Ctrl-C, give its slots to other servers first, for "
+        "so long at most (default: 25; 0: end at once, and with it the rows)",
+    )
     add_credential_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until a signal comes."""
+    """Serve until a signal comes, or others have its slots."""
     ended = UntilSignal()
     options = ServerOptions(
         arguments.coordinator,
@@ -54,7 +66,11 @@ def run(arguments: argparse.Namespace) -> int:
         insecure=arguments.insecure,
         credentials=credentials_of(arguments),
     )
+    require_range("--drain", arguments.drain, low=0, high=DRAIN_SECONDS_MAX)
     with ParameterServer(options) as server, metrics(arguments, server.samples):
         print(f"ps {server.number} ready at {server.address}", flush=True)
-        ended.wait()
+        while not ended.wait(POLL_S) and not server.drained.is_set():
+            pass
+        if not server.drained.is_set() and arguments.drain:
+            server.drain(arguments.drain, ended.again)
     return 0

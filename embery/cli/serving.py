@@ -86,13 +86,19 @@ def metrics(
 
 
 class UntilSignal:
-    """Catches SIGTERM and SIGINT from its making on; `wait` returns when one has come."""
+    """Catches SIGTERM and SIGINT from its making on; `wait` returns when one has come.
+
+    `again` is set by the second one: whoever sent it does not want to wait.
+    """
 
     def __init__(self) -> None:
-        self._came = threading.Event()
+        self._came, self.again = threading.Event(), threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._came.set())
+            signal.signal(number, self._take)
 
-    def wait(self) -> None:
-        """Wait for a signal, however long."""
-        self._came.wait()
+    def _take(self, *_: object) -> None:
+        (self.again if self._came.is_set() else self._came).set()
+
+    def wait(self, wait_s: float | None = None) -> bool:
+        """Wait for a signal, however long or for so long; return whether it came."""
+        return self._came.wait(wait_s)

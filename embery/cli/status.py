@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from dataclasses import asdict
 from typing import Any
 
 from embery.cli.command import add_json_argument, print_json
-from embery.cli.serving import add_credential_arguments, credentials_of
-from embery.errors import EmberyError, InvalidArgument
+from embery.cli.membership import TIMEOUT_S, add_cluster_arguments, open_cluster
+from embery.cli.serving import credentials_of
+from embery.errors import EmberyError
 from embery.rpc.credentials import Credentials
 
 EXAMPLE = "embery status --store embery://127.0.0.1:7070 --watch"
 INTERVAL_S = 2.0
-TIMEOUT_S = 5.0
 _CLEAR = "\x1b[H\x1b[2J"
 # Of the counters of a table, those that add up over servers.
 _SUMS = ("rows", "bytes", "admitted", "rejected", "evicted")
@@ -25,34 +24,21 @@ _WORKER = ("client", "state", "rank", "world_size", "batches", "samples_per_s", 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--store", metavar="URL", help="the coordinator (default: $EMBERY_STORE)")
     parser.add_argument(
         "--watch", action="store_true", help=f"show it again every {INTERVAL_S:g} s, until Ctrl-C"
     )
     add_json_argument(parser)
-    add_credential_arguments(parser)
+    add_cluster_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the status, once or again and again."""
-    from embery.rpc.client import CoordinatorClient  # noqa: PLC0415  gRPC is slow to import
-    from embery.store import URL_VARIABLE  # noqa: PLC0415  as is numpy
-
-    url = arguments.store or os.environ.get(URL_VARIABLE, "")
-    if not url.startswith("embery://"):
-        raise InvalidArgument(
-            f"status: {url or 'no store'!r} is not a cluster; give --store embery://HOST:PORT, the "
-            "coordinator's address"
-        )
     credentials = credentials_of(arguments)
-    coordinator = CoordinatorClient(url, credentials, TIMEOUT_S)
-    try:
+    with open_cluster(arguments) as coordinator:
         _show(gather(coordinator, credentials), arguments)
         while arguments.watch:
             time.sleep(INTERVAL_S)
             _show(gather(coordinator, credentials), arguments)
-    finally:
-        coordinator.close()
     return 0
 
 
@@ -72,7 +58,7 @@ def gather(coordinator: Any, credentials: Credentials | None = None) -> dict[str
         server = {
             "server": info.number,
             "address": info.address,
-            "state": info.state,
+            "state": "draining" if info.draining and info.state == "live" else info.state,
             "slots": owners.count(info.number),
         }
         servers.append(server)
@@ -97,6 +83,7 @@ def gather(coordinator: Any, credentials: Credentials | None = None) -> dict[str
         "cluster": status.cluster_id,
         "routing_version": status.routing.version,
         "expected_servers": status.expected_servers,
+        "wanted_servers": status.wanted_servers,
         "reason": status.reason,
         "servers": servers,
         "workers": [

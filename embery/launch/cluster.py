@@ -101,7 +101,9 @@ def coordinator_role(servers: int) -> Role:
 
 def server_role(number: int, url: str) -> Role:
     """Return the server that is to be number `number` of the coordinator at `url`."""
-    return Role(f"ps {number}", (*_EMBERY, "ps", "--coordinator", url), ready=SERVER_READY)
+    # When a run ends there is nobody to give slots to.
+    command = (*_EMBERY, "ps", "--coordinator", url, "--drain", "0")
+    return Role(f"ps {number}", command, ready=SERVER_READY)
 
 
 def worker_roles(options: RunOptions, url: str, master_port: int) -> list[Role]:

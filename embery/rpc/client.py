@@ -63,11 +63,15 @@ class WorkerGrant:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """Answer to a heartbeat; a member that is not `known` registers again."""
+    """Answer to a heartbeat; a member that is not `known` registers again.
+
+    A server that is `drained` has no slots left and may end.
+    """
 
     known: bool
     routing_version: int
     table_count: int
+    drained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ class ClusterStatus:
     tables: list[dict[str, Any]]
     workers: list[WorkerStatus]
     readings: list[ReadingStatus]
+    wanted_servers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +203,7 @@ class CoordinatorClient(ReadingCalls):
             self._timeout_s if timeout_s is None else timeout_s,
             what="heartbeat",
         )
-        return Beat(reply.known, reply.routing_version, reply.table_count)
+        return Beat(reply.known, reply.routing_version, reply.table_count, reply.drained)
 
     def leave(self, incarnation: str, *, timeout_s: float | None = None) -> None:
         """Say that a server or worker is about to end; a no-op for one that is not known."""
@@ -207,6 +212,22 @@ class CoordinatorClient(ReadingCalls):
             c.LeaveRequest(incarnation=incarnation),
             self._timeout_s if timeout_s is None else timeout_s,
             what="leave",
+        )
+
+    def drain(self, server: int = 0, *, incarnation: str = "") -> int:
+        """Give the slots of a server, by number or incarnation, to others; return how many.
+
+        Raises:
+            InvalidArgument: there is no such server, or no other to take them.
+        """
+        request = c.DrainRequest(server=server, incarnation=incarnation)
+        reply = self._channel.call(self._stub.Drain, request, self._timeout_s, what="drain")
+        return int(reply.slots)
+
+    def scale(self, servers: int) -> None:
+        """Set how many servers shall be there; those that are too many are drained."""
+        self._channel.call(
+            self._stub.Scale, c.ScaleRequest(servers=servers), self._timeout_s, what="scale"
         )
 
     def routing(self, after_version: int = 0, timeout_s: float | None = None) -> Routing:
@@ -273,6 +294,7 @@ class CoordinatorClient(ReadingCalls):
                 ReadingStatus(r.reading, r.state, r.pieces, r.finished, r.held)
                 for r in reply.readings
             ],
+            wanted_servers=reply.wanted_servers,
         )
 
     def close(self) -> None:
@@ -312,6 +334,28 @@ class ServerClient:
             offers=tuple(reply.offers),
             reasons=tuple(reply.reasons),
             secret=reply.secret,
+        )
+
+    def move_slots(
+        self, begin: int, end: int, target: str, version: int, *, timeout_s: float
+    ) -> s.MoveSlotsReply:
+        """Copy slots to the server at `target` and freeze them; the coordinator calls this."""
+        return cast(
+            "s.MoveSlotsReply",
+            self._channel.call(
+                self._stub.MoveSlots,
+                s.MoveSlotsRequest(
+                    slot_begin=begin, slot_end=end, target=target, routing_version=version
+                ),
+                timeout_s,
+                what="move slots",
+            ),
+        )
+
+    def receive_slots(self, tree: memoryview) -> None:
+        """Hand over a part of slots that move. Only another server calls this."""
+        self._channel.call(
+            self._stub.ReceiveSlots, chunks(tree), CALL_TIMEOUT_S, what="receive slots"
         )
 
     def create_table(self, definition_json: str, *, timeout_s: float | None = None) -> None:
@@ -385,8 +429,11 @@ class ServerClient:
         return reply
 
     @contextmanager
-    def frozen(self, seconds: float) -> Iterator[None]:
-        """Hold back all changes of rows here, for at most so long.
+    def frozen(self, seconds: float) -> Iterator[int]:
+        """Hold back all changes of rows here, for at most so long; slots stay where they are.
+
+        Yields:
+            the version of the routing by which the server owns slots.
 
         Raises:
             Unavailable: the time was over, or the server gone, before the context ended.
@@ -397,9 +444,9 @@ class ServerClient:
                 timeout=seconds + WAIT_GRACE_S,
                 metadata=self._channel.metadata,
             )
-            next(call)
+            version = next(call).routing_version
         try:
-            yield
+            yield version
             if not call.is_active():
                 raise Unavailable(
                     f"server at {self.address} held its rows for {seconds:g} s and let them go "

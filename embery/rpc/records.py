@@ -65,12 +65,14 @@ class ServerInfo:
         address: "HOST:PORT" of its gRPC service.
         host_identity: equal for processes on one machine.
         state: "joining", "live", "lost" (missed its lease) or "left" (ended cleanly).
+        draining: whether its slots go to others, after which it ends.
     """
 
     number: int
     address: str
     host_identity: str
     state: ServerState
+    draining: bool = False
 
     def to_message(self) -> r.ServerInfo:
         """Return the message on the wire."""
@@ -79,6 +81,7 @@ class ServerInfo:
             address=self.address,
             host_identity=self.host_identity,
             state=_STATES[self.state],
+            draining=self.draining,
         )
 
 
@@ -127,6 +130,7 @@ def routing_from(message: r.Routing) -> Routing:
             info.address,
             info.host_identity,
             _STATE_NAMES.get(info.state, "joining"),
+            info.draining,
         )
         for info in message.servers
     }

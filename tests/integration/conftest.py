@@ -74,7 +74,7 @@ def run_cluster() -> Callable[[int], AbstractContextManager[str]]:
             ready = roles.enter_context(serving("coordinator", "--expect-ps", str(servers)))
             url = ready.split()[-1]
             for _ in range(servers):
-                roles.enter_context(serving("ps", "--coordinator", url))
+                roles.enter_context(serving("ps", "--coordinator", url, "--drain", "0"))
             yield url
 
     return run

@@ -92,14 +92,16 @@ class HeartbeatRequest(_message.Message):
     def __init__(self, incarnation: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("known", "routing_version", "table_count")
+    __slots__ = ("known", "routing_version", "table_count", "drained")
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     ROUTING_VERSION_FIELD_NUMBER: _ClassVar[int]
     TABLE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DRAINED_FIELD_NUMBER: _ClassVar[int]
     known: bool
     routing_version: int
     table_count: int
-    def __init__(self, known: bool = ..., routing_version: _Optional[int] = ..., table_count: _Optional[int] = ...) -> None: ...
+    drained: bool
+    def __init__(self, known: bool = ..., routing_version: _Optional[int] = ..., table_count: _Optional[int] = ..., drained: bool = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("incarnation",)
@@ -219,6 +221,30 @@ class HoldLeasesReply(_message.Message):
     error: str
     def __init__(self, leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., state: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
 
+class DrainRequest(_message.Message):
+    __slots__ = ("server", "incarnation")
+    SERVER_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    server: int
+    incarnation: str
+    def __init__(self, server: _Optional[int] = ..., incarnation: _Optional[str] = ...) -> None: ...
+
+class DrainReply(_message.Message):
+    __slots__ = ("slots",)
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    slots: int
+    def __init__(self, slots: _Optional[int] = ...) -> None: ...
+
+class ScaleRequest(_message.Message):
+    __slots__ = ("servers",)
+    SERVERS_FIELD_NUMBER: _ClassVar[int]
+    servers: int
+    def __init__(self, servers: _Optional[int] = ...) -> None: ...
+
+class ScaleReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -254,7 +280,7 @@ class WorkerInfo(_message.Message):
     def __init__(self, client: _Optional[int] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., state: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., samples_per_s: _Optional[float] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("cluster_id", "expected_servers", "reason", "routing", "tables", "workers", "readings")
+    __slots__ = ("cluster_id", "expected_servers", "reason", "routing", "tables", "workers", "readings", "wanted_servers")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_SERVERS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -262,6 +288,7 @@ class StatusReply(_message.Message):
     TABLES_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     READINGS_FIELD_NUMBER: _ClassVar[int]
+    WANTED_SERVERS_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     expected_servers: int
     reason: str
@@ -269,4 +296,5 @@ class StatusReply(_message.Message):
     tables: _containers.RepeatedScalarFieldContainer[str]
     workers: _containers.RepeatedCompositeFieldContainer[WorkerInfo]
     readings: _containers.RepeatedCompositeFieldContainer[ReadingInfo]
-    def __init__(self, cluster_id: _Optional[str] = ..., expected_servers: _Optional[int] = ..., reason: _Optional[str] = ..., routing: _Optional[_Union[_routing_pb2.Routing, _Mapping]] = ..., tables: _Optional[_Iterable[str]] = ..., workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ..., readings: _Optional[_Iterable[_Union[ReadingInfo, _Mapping]]] = ...) -> None: ...
+    wanted_servers: int
+    def __init__(self, cluster_id: _Optional[str] = ..., expected_servers: _Optional[int] = ..., reason: _Optional[str] = ..., routing: _Optional[_Union[_routing_pb2.Routing, _Mapping]] = ..., tables: _Optional[_Iterable[str]] = ..., workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ..., readings: _Optional[_Iterable[_Union[ReadingInfo, _Mapping]]] = ..., wanted_servers: _Optional[int] = ...) -> None: ...

@@ -80,6 +80,16 @@ class CoordinatorStub(object):
                 request_serializer=embery_dot_v1_dot_coordinator__pb2.HoldLeasesRequest.SerializeToString,
                 response_deserializer=embery_dot_v1_dot_coordinator__pb2.HoldLeasesReply.FromString,
                 _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/embery.v1.Coordinator/Drain',
+                request_serializer=embery_dot_v1_dot_coordinator__pb2.DrainRequest.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_coordinator__pb2.DrainReply.FromString,
+                _registered_method=True)
+        self.Scale = channel.unary_unary(
+                '/embery.v1.Coordinator/Scale',
+                request_serializer=embery_dot_v1_dot_coordinator__pb2.ScaleRequest.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_coordinator__pb2.ScaleReply.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/embery.v1.Coordinator/Status',
                 request_serializer=embery_dot_v1_dot_coordinator__pb2.StatusRequest.SerializeToString,
@@ -150,6 +160,21 @@ class CoordinatorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Drain(self, request, context):
+        """Moves all slots of a server to others, and lets it end then. Again for the same server has no
+        further effect.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Scale(self, request, context):
+        """Sets how many servers shall be there; drains those that are too many.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Status(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -203,6 +228,16 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.HoldLeases,
                     request_deserializer=embery_dot_v1_dot_coordinator__pb2.HoldLeasesRequest.FromString,
                     response_serializer=embery_dot_v1_dot_coordinator__pb2.HoldLeasesReply.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=embery_dot_v1_dot_coordinator__pb2.DrainRequest.FromString,
+                    response_serializer=embery_dot_v1_dot_coordinator__pb2.DrainReply.SerializeToString,
+            ),
+            'Scale': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scale,
+                    request_deserializer=embery_dot_v1_dot_coordinator__pb2.ScaleRequest.FromString,
+                    response_serializer=embery_dot_v1_dot_coordinator__pb2.ScaleReply.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -453,6 +488,60 @@ class Coordinator(object):
             '/embery.v1.Coordinator/HoldLeases',
             embery_dot_v1_dot_coordinator__pb2.HoldLeasesRequest.SerializeToString,
             embery_dot_v1_dot_coordinator__pb2.HoldLeasesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embery.v1.Coordinator/Drain',
+            embery_dot_v1_dot_coordinator__pb2.DrainRequest.SerializeToString,
+            embery_dot_v1_dot_coordinator__pb2.DrainReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scale(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embery.v1.Coordinator/Scale',
+            embery_dot_v1_dot_coordinator__pb2.ScaleRequest.SerializeToString,
+            embery_dot_v1_dot_coordinator__pb2.ScaleReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -21,16 +21,18 @@ SERVER_STATE_LOST: ServerState
 SERVER_STATE_LEFT: ServerState
 
 class ServerInfo(_message.Message):
-    __slots__ = ("number", "address", "host_identity", "state")
+    __slots__ = ("number", "address", "host_identity", "state", "draining")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     HOST_IDENTITY_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     number: int
     address: str
     host_identity: str
     state: ServerState
-    def __init__(self, number: _Optional[int] = ..., address: _Optional[str] = ..., host_identity: _Optional[str] = ..., state: _Optional[_Union[ServerState, str]] = ...) -> None: ...
+    draining: bool
+    def __init__(self, number: _Optional[int] = ..., address: _Optional[str] = ..., host_identity: _Optional[str] = ..., state: _Optional[_Union[ServerState, str]] = ..., draining: bool = ...) -> None: ...
 
 class Routing(_message.Message):
     __slots__ = ("version", "owners", "changed_at", "servers")

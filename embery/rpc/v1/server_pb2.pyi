@@ -141,6 +141,34 @@ class FreezeRequest(_message.Message):
     def __init__(self, seconds: _Optional[float] = ...) -> None: ...
 
 class FreezeReply(_message.Message):
+    __slots__ = ("routing_version",)
+    ROUTING_VERSION_FIELD_NUMBER: _ClassVar[int]
+    routing_version: int
+    def __init__(self, routing_version: _Optional[int] = ...) -> None: ...
+
+class MoveSlotsRequest(_message.Message):
+    __slots__ = ("slot_begin", "slot_end", "target", "routing_version")
+    SLOT_BEGIN_FIELD_NUMBER: _ClassVar[int]
+    SLOT_END_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_VERSION_FIELD_NUMBER: _ClassVar[int]
+    slot_begin: int
+    slot_end: int
+    target: str
+    routing_version: int
+    def __init__(self, slot_begin: _Optional[int] = ..., slot_end: _Optional[int] = ..., target: _Optional[str] = ..., routing_version: _Optional[int] = ...) -> None: ...
+
+class MoveSlotsReply(_message.Message):
+    __slots__ = ("rows", "bytes", "frozen_seconds")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    bytes: int
+    frozen_seconds: float
+    def __init__(self, rows: _Optional[int] = ..., bytes: _Optional[int] = ..., frozen_seconds: _Optional[float] = ...) -> None: ...
+
+class ReceiveSlotsReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 

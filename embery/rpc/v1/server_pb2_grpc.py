@@ -104,6 +104,16 @@ class ServerStub(object):
                 request_serializer=embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
                 response_deserializer=embery_dot_v1_dot_server__pb2.ImportReply.FromString,
                 _registered_method=True)
+        self.MoveSlots = channel.unary_unary(
+                '/embery.v1.Server/MoveSlots',
+                request_serializer=embery_dot_v1_dot_server__pb2.MoveSlotsRequest.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_server__pb2.MoveSlotsReply.FromString,
+                _registered_method=True)
+        self.ReceiveSlots = channel.stream_unary(
+                '/embery.v1.Server/ReceiveSlots',
+                request_serializer=embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_server__pb2.ReceiveSlotsReply.FromString,
+                _registered_method=True)
         self.Call = channel.stream_stream(
                 '/embery.v1.Server/Call',
                 request_serializer=embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
@@ -204,6 +214,21 @@ class ServerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MoveSlots(self, request, context):
+        """Copies slots to another server while they change, freezes them, and copies the rest. They stay
+        frozen until the next routing says whose they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReceiveSlots(self, request_iterator, context):
+        """A part of them, on the way: a tree (embery/rpc/trees.py) that says which.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Call(self, request_iterator, context):
         """One frame of the data plane each way, cut into chunks of at most 1 MiB.
         """
@@ -283,6 +308,16 @@ def add_ServerServicer_to_server(servicer, server):
                     servicer.ImportState,
                     request_deserializer=embery_dot_v1_dot_server__pb2.Chunk.FromString,
                     response_serializer=embery_dot_v1_dot_server__pb2.ImportReply.SerializeToString,
+            ),
+            'MoveSlots': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveSlots,
+                    request_deserializer=embery_dot_v1_dot_server__pb2.MoveSlotsRequest.FromString,
+                    response_serializer=embery_dot_v1_dot_server__pb2.MoveSlotsReply.SerializeToString,
+            ),
+            'ReceiveSlots': grpc.stream_unary_rpc_method_handler(
+                    servicer.ReceiveSlots,
+                    request_deserializer=embery_dot_v1_dot_server__pb2.Chunk.FromString,
+                    response_serializer=embery_dot_v1_dot_server__pb2.ReceiveSlotsReply.SerializeToString,
             ),
             'Call': grpc.stream_stream_rpc_method_handler(
                     servicer.Call,
@@ -668,6 +703,60 @@ class Server(object):
             '/embery.v1.Server/ImportState',
             embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
             embery_dot_v1_dot_server__pb2.ImportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveSlots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embery.v1.Server/MoveSlots',
+            embery_dot_v1_dot_server__pb2.MoveSlotsRequest.SerializeToString,
+            embery_dot_v1_dot_server__pb2.MoveSlotsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReceiveSlots(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/embery.v1.Server/ReceiveSlots',
+            embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
+            embery_dot_v1_dot_server__pb2.ReceiveSlotsReply.FromString,
             options,
             channel_credentials,
             insecure,

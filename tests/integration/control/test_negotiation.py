@@ -39,7 +39,7 @@ def serve() -> Iterator[Callable[[DataPlane], ServerClient]]:
         rpc = RpcServer("127.0.0.1", 0, Credentials())
         tables = ServedTables(3, SECRET, 1)
         add: Any = add_ServerServicer_to_server
-        add(ServerService(3, tables, data, SECRET), rpc.grpc)
+        add(ServerService(3, tables, data, SECRET, Credentials()), rpc.grpc)
         rpc.start()
         running.append((rpc, tables, ServerClient(rpc.address)))
         return running[-1][2]

@@ -1,0 +1,65 @@
+"""Which slots move next: pure functions, as those of `decisions`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from embery.coordinator.state import ClusterState, Move, Server
+from embery.routing import SLOT_COUNT, SLOTS_PER_GROUP
+
+
+def plan_move(state: ClusterState) -> tuple[Move | None, str]:
+    """Decide which slots move next; None if they lie well.
+
+    They lie well if servers that are drained have none and the others as many, to one. The next
+    move takes slots of one group from the server that has most, or is drained, to the one that has
+    fewest.
+    """
+    owners = state.routing.owners
+    live = [n for n, server in sorted(state.servers.items()) if server.state == "live"]
+    if not state.routing.version:
+        return None, "slots are not placed yet"
+    lost = sorted(set(np.unique(owners).tolist()).difference(live))
+    if lost:
+        return None, f"slots move again when servers {lost} can be reached"
+    takers = [n for n in live if not state.servers[n].draining]
+    if not takers:
+        return None, "every server is drained: none is left to take their slots"
+    counts = dict(zip(range(len(owners)), np.bincount(owners, minlength=SLOT_COUNT), strict=False))
+    drained = [n for n in live if state.servers[n].draining and counts[n]]
+    target = min(takers, key=lambda n: (counts[n], n))
+    if drained:
+        source, spare = drained[0], int(counts[drained[0]])
+        why = f"server {source} is drained"
+    else:
+        source = max(takers, key=lambda n: (counts[n], n))
+        spare = int(counts[source] - counts[target]) // 2
+        why = f"server {target} has {counts[target]} slots, server {source} {counts[source]}"
+    fair = -(-SLOT_COUNT // len(takers))
+    room = max(1, fair - int(counts[target]))
+    if spare == 0:
+        return None, f"slots are on {len(takers)} servers, as many on each"
+    begin, end = _slots_of(owners, source, min(spare, room))
+    return Move(begin, end, source, target, state.routing.version), why
+
+
+def drains_wanted(state: ClusterState) -> tuple[list[Server], str]:
+    """Decide which servers to drain so that no more are left than were asked for."""
+    staying = [s for s in state.servers.values() if s.state == "live" and not s.draining]
+    excess = len(staying) - state.wanted_servers if state.wanted_servers else 0
+    if excess <= 0:
+        return [], "no more servers than were asked for"
+    youngest = sorted(staying, key=lambda server: server.number)[-excess:]
+    names = ", ".join(str(server.number) for server in youngest)
+    return youngest, f"{state.wanted_servers} servers were asked for: {names} are drained"
+
+
+def _slots_of(owners: np.ndarray, server: int, most: int) -> tuple[int, int]:
+    """Return the last slots of a server that follow each other within a group, at most so many."""
+    owned = np.flatnonzero(owners == server)
+    end = int(owned[-1]) + 1
+    group = (end - 1) // SLOTS_PER_GROUP * SLOTS_PER_GROUP
+    begin = end - 1
+    while begin > max(group, end - most) and owners[begin - 1] == server:
+        begin -= 1
+    return begin, end
