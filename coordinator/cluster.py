@@ -390,6 +390,12 @@ class Cluster:
                     )
 
 
+    def served_tables(self) -> list[str]:
+        """Return the definitions of all tables, as JSON; the servers have been told of each."""
+        with self._creating:
+            return list(self._state.tables.values())
+
+
 def _name(member: Server | Worker) -> str:
     if isinstance(member, Server):
         return f"server {member.number}"

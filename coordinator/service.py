@@ -115,7 +115,7 @@ class CoordinatorService(CoordinatorServicer):
     @answering
     def ListTables(self, request: c.ListTablesRequest, context: Any) -> c.ListTablesReply:
         """Return all definitions."""
-        return c.ListTablesReply(tables=self._cluster.state.tables.values())
+        return c.ListTablesReply(tables=self._cluster.served_tables())
 
     @answering
     def OpenReading(self, request: c.OpenReadingRequest, context: Any) -> c.OpenReadingReply:
