@@ -9,6 +9,7 @@ import subprocess
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from embery.observability.metrics import MetricsEndpoint
 from embery.ps import metrics as server
 from embery.ps.tables import ServedTables
 from embery.rpc.client import ServerClient
-from embery.rpc.records import Routing
+from embery.rpc.records import Progress, Routing, ServerInfo
 from embery.table import Table
 
 ROOT = Path(__file__).parents[3]
@@ -31,6 +32,7 @@ FOLDER = ROOT / "deploy" / "monitoring"
 RULES = FOLDER / "embery.rules.yml"
 DASHBOARD = FOLDER / "embery-dashboard.json"
 LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+SERVER = ServerInfo(0, "127.0.0.1:1", "host", "live")
 # Labels that Prometheus itself gives, or that only a bucket has.
 THEIRS = {"job", "instance", "le"}
 
@@ -50,11 +52,15 @@ def exported() -> dict[str, set[str]]:
     tables = ServedTables(0, b"a secret of enough bytes", 1)
     tables.create(json.dumps(Table("item", dim=4).to_dict()))
     tables.native.listen_tcp("127.0.0.1", 0)
-    tables.follow(Routing(1, np.zeros(4096, np.uint16), np.ones(4096, np.uint64)))
+    routing = Routing(1, np.zeros(4096, np.uint16), np.ones(4096, np.uint64))
+    tables.follow(routing)
     with closing(Cluster(Database(IN_MEMORY), ClusterOptions(), ServerClient)) as cluster:
-        cluster.register_server("it", "127.0.0.1:1", "host")
-        assert cluster.heartbeat("it")
+        cluster.register_worker("it", 0, 1)
+        assert cluster.heartbeat("it", Progress())
+        # No server is there to place slots on.
+        placed = replace(cluster.state, routing=replace(routing, servers={0: SERVER}))
         text = shown(lambda: coordinator.samples(cluster)) + shown(lambda: server.samples(tables))
+        text += shown(lambda: coordinator.state_samples(placed, 0.0))
     tables.native.stop()
     found: dict[str, set[str]] = {}
     for name, labels in re.findall(r"^(embery_\w+)(?:\{(.*)\})? ", text, re.MULTILINE):
