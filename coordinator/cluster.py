@@ -17,7 +17,7 @@ import numpy as np
 
 from embery.coordinator.balance import drains_wanted, plan_move
 from embery.coordinator.database import Database
-from embery.coordinator.decisions import advance, expire, place
+from embery.coordinator.decisions import advance, expire, place, slowest
 from embery.coordinator.readings import Readings
 from embery.coordinator.state import ClusterOptions, ClusterState, Move, Server, Worker
 from embery.errors import DeadlineExceeded, EmberyError, InvalidArgument, Unavailable
@@ -140,8 +140,39 @@ class Cluster:
                 log.warning("%s is there again", _name(member))
             if isinstance(member, Worker):
                 member = advance(now_s, member, progress)
-            self._put(replace(member, state="live", heard_s=now_s))
+            before, member = member, replace(member, state="live", heard_s=now_s)
+            self._put(member)
+            if _clock(before) != _clock(member):
+                self._changed.notify_all()
         return True
+
+    def slowest(self, incarnation: str) -> int | None:
+        """Return the clock of the slowest worker of a worker's group, if it is known."""
+        with self._changed:
+            worker = self._worker_of(incarnation)
+            if worker is None or worker.progress.clock is None:
+                return None
+            group = worker.progress.group
+            return slowest(time.monotonic(), self._state, group, self.options)[0]
+
+    def wait_clock(
+        self, incarnation: str, progress: Progress, at_least: int, wait_s: float
+    ) -> int | None:
+        """Wait until the slowest of a worker's group has come so far; return how far it is.
+
+        Raises:
+            Unavailable: the worker is not known; it registers again with its next heartbeat.
+        """
+        if not self.heartbeat(incarnation, progress):
+            raise Unavailable("clock: this worker is not a member now; its heartbeat says so first")
+        deadline = time.monotonic() + wait_s
+        with self._changed:
+            while True:
+                found, _ = slowest(time.monotonic(), self._state, progress.group, self.options)
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 or self._stopping.is_set() or _reached(found, at_least):
+                    return found
+                self._changed.wait(left_s)
 
     def leave(self, incarnation: str) -> None:
         """Note that a member ends cleanly."""
@@ -154,6 +185,7 @@ class Cluster:
             else:
                 self._database.forget_worker(member.client)
             self._put(replace(member, state="left"))
+            self._changed.notify_all()
         log.info("%s has left", _name(member))
 
     def _member(self, incarnation: str) -> Server | Worker | None:
@@ -325,6 +357,7 @@ class Cluster:
             for member in lost:
                 self._put(replace(member, state="lost"))
                 log.warning("%s", reason)
+                self._changed.notify_all()
             self.readings.revoke(now_s, self._state.workers, self.options)
             routing, reason = place(now_s, self._state, self.options)
             if routing is not None and self._pending is None:
@@ -389,11 +422,19 @@ class Cluster:
                         definition, timeout_s=SERVER_TIMEOUT_S
                     )
 
-
     def served_tables(self) -> list[str]:
         """Return the definitions of all tables, as JSON; the servers have been told of each."""
         with self._creating:
             return list(self._state.tables.values())
+
+
+def _clock(member: Server | Worker) -> object:
+    """Return what the bound of staleness depends on."""
+    return (member.state, member.progress.clock) if isinstance(member, Worker) else None
+
+
+def _reached(clock: int | None, at_least: int) -> bool:
+    return clock is not None and clock >= at_least
 
 
 def _name(member: Server | Worker) -> str:

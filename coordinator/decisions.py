@@ -15,6 +15,8 @@ from embery.rpc.records import Progress, Routing
 
 # What a worker did so long ago counts a third in its samples a second.
 RATE_SECONDS = 2.0
+# So many times its lease a member has to find a coordinator that was started again.
+GRACE_LEASES = 5
 
 
 def contiguous_owners(servers: Sequence[int]) -> NDArray[np.uint16]:
@@ -83,3 +85,30 @@ def advance(now_s: float, worker: Worker, progress: Progress) -> Worker:
         progress=progress,
         samples_per_s=kept * worker.samples_per_s + (1 - kept) * rate,
     )
+
+
+def is_there(now_s: float, worker: Worker | None, options: ClusterOptions) -> bool:
+    """Decide whether to go on counting on a worker."""
+    if worker is None or worker.state in ("lost", "left"):
+        return False
+    # One that was recorded before the coordinator was started again may be gone since.
+    return worker.state == "live" or now_s - worker.heard_s <= GRACE_LEASES * options.lease_s
+
+
+def slowest(
+    now_s: float, state: ClusterState, group: str, options: ClusterOptions
+) -> tuple[int | None, str]:
+    """Decide which clock the bound of staleness of a group counts from; None if it is not known."""
+    clocks: dict[int, int] = {}
+    for worker in state.workers.values():
+        if not is_there(now_s, worker, options):
+            continue
+        if worker.state == "registered":
+            # It may be the slowest of this group, and says so with its first heartbeat.
+            return None, f"worker {worker.rank} was not heard of yet"
+        if worker.progress.group == group and worker.progress.clock is not None:
+            clocks[worker.rank] = worker.progress.clock
+    if not clocks:
+        return None, "no worker of the group takes batches"
+    rank = min(clocks, key=lambda rank: clocks[rank])
+    return clocks[rank], f"worker {rank} is the slowest"

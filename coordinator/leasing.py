@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from embery.coordinator.decisions import is_there
 from embery.coordinator.state import ClusterOptions, Piece, Reading, Worker
 from embery.rpc.readings import LeaseReport
 
 # So many leases of a piece may end in a failure; with the last of them the reading fails.
 FAILURES_MAX = 3
-# So many times the lease of a member a worker has to find a coordinator that was started again.
-GRACE_LEASES = 5
 
 
 def grant(reading: Reading, client: int, want: int) -> tuple[list[Piece], str]:
@@ -68,7 +67,7 @@ def revoke(
     lost = [
         piece
         for piece in reading.pieces.values()
-        if piece.holder is not None and not _is_there(now_s, workers.get(piece.holder), options)
+        if piece.holder is not None and not is_there(now_s, workers.get(piece.holder), options)
     ]
     changed = [replace(p, holder=None, failures=p.failures + 1) for p in lost]
     names = ", ".join(f"{piece.number} (of client {piece.holder})" for piece in lost)
@@ -84,10 +83,3 @@ def failure(reading: Reading, reason: str) -> str:
                 f"time: {reason}"
             )
     return ""
-
-
-def _is_there(now_s: float, worker: Worker | None, options: ClusterOptions) -> bool:
-    if worker is None or worker.state in ("lost", "left"):
-        return False
-    # One that was recorded before the coordinator was started again may be gone since.
-    return worker.state == "live" or now_s - worker.heard_s <= GRACE_LEASES * options.lease_s

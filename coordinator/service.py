@@ -78,9 +78,22 @@ class CoordinatorService(CoordinatorServicer):
         known = self._cluster.heartbeat(request.incarnation, Progress.of(request.progress))
         return c.HeartbeatReply(
             known=known,
+            slowest=self._cluster.slowest(request.incarnation),
             routing_version=self._cluster.state.routing.version,
             table_count=len(self._cluster.state.tables),
             drained=known and self._cluster.is_drained(request.incarnation),
+        )
+
+    @answering
+    def WaitClock(self, request: c.WaitClockRequest, context: Any) -> c.WaitClockReply:
+        """Return how far the slowest worker is, once it has come so far."""
+        return c.WaitClockReply(
+            slowest=self._cluster.wait_clock(
+                request.incarnation,
+                Progress.of(request.progress),
+                request.at_least,
+                _wait_s(request.wait_ms),
+            )
         )
 
     @answering

@@ -90,6 +90,9 @@ class EmbeddedStore(RowStore):
     ) -> None:
         self._native.push([self._ids[t] for t in tables], keys, grads, now_s)
 
+    def _import_rows(self, table: str, columns: dict[str, NDArray[Any]]) -> None:
+        self._native.import_rows(self._ids[table], columns)
+
     def deletions(self, table: str) -> int:
         """See `Store.deletions`."""
         return self._native.deletions(self._id(table))

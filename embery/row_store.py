@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from embery import _native
 from embery.arrays import as_keys, as_out, as_rows
+from embery.checkpoint.format import ROW_DTYPES, STATE, VALUES
 from embery.errors import InvalidArgument, SchemaMismatch, TableNotFound, Unavailable
+from embery.optim import FTRL
 from embery.rows import describe
 from embery.store import F32, U64, PushWatcher, Store
 from embery.table import Table, require_same
@@ -74,6 +76,10 @@ class RowStore(Store):
     ) -> None:
         """Apply the gradients; returns once they are."""
 
+    @abstractmethod
+    def _import_rows(self, table: str, columns: dict[str, NDArray[Any]]) -> None:
+        """Set rows to what `columns` (embery/checkpoint/columns.py) say."""
+
     # -- tables -----------------------------------------------------------------------------------
 
     def tables(self) -> dict[str, Table]:
@@ -111,6 +117,31 @@ class RowStore(Store):
     def push(self, table: str, keys: Any, grads: Any) -> None:
         """See `Store.push`."""
         self._apply(*self._push_arguments(table, keys, grads), self.now_s())
+
+    def put_rows(self, table: str, keys: Any, rows: Any) -> None:
+        """See `Store.put_rows`."""
+        definition = self._table(table)
+        optimizer, where = definition.optimizer, f"put_rows({table!r})"
+        if definition.dtype != "float32" or isinstance(optimizer, FTRL):
+            raise InvalidArgument(
+                f"{where}: expected a table of float32, of any optimizer but FTRL, got "
+                f"{definition.dtype} and {optimizer}"
+            )
+        key_array = as_keys(keys, f"{where}: keys")
+        values = as_rows(rows, f"{where}: rows", key_array.size, definition.dim)
+        if np.unique(key_array).size != key_array.size:
+            raise InvalidArgument(f"{where}: keys must be distinct; each row has one value")
+        shape = (key_array.size, optimizer.state_floats(definition.dim))
+        columns: dict[str, NDArray[Any]] = {
+            name: np.zeros(key_array.size, dtype) for name, dtype in ROW_DTYPES.items()
+        }
+        columns["key"] = key_array
+        columns["time_s"][:] = self.now_s()
+        columns[VALUES] = np.ascontiguousarray(values).view(np.uint8)
+        columns[STATE] = np.full(shape, getattr(optimizer, "initial_accumulator", 0.0), np.float32)
+        self._import_rows(table, columns)
+        for watcher in self._watchers:
+            watcher.rows_replaced()
 
     def _push_arguments(
         self, table: str, keys: Any, grads: Any

@@ -105,6 +105,19 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def put_rows(self, table: str, keys: Any, rows: Any) -> None:
+        """Set rows to given values, each as if it were new: with a fresh optimizer state.
+
+        Args:
+            table: name of a table of float32, of any optimizer but FTRL.
+            keys: as in `pull`, distinct; those that are absent are inserted.
+            rows: float32, shape (n, dim).
+
+        Raises:
+            TableNotFound, InvalidArgument: nothing was changed.
+        """
+
+    @abstractmethod
     def pull_async(self, table: str, keys: Any, *, train: bool = True) -> Future[F32]:
         """Start a `pull`; asynchronous calls of one store run in the order they were made."""
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from embery._native import BatchPlan
 from embery.jagged import KeyedJaggedTensor
 from embery.worker.embedding import EmbeddingModule, Mode, ReadAhead, pull_rows
-from embery.worker.gradients import Push
 
 
 class PushQueue:
@@ -41,12 +40,12 @@ class PushQueue:
         """Return the batches that were pushed and are not applied yet."""
         return self._submitted - self._applied
 
-    def submit(self, pushes: Sequence[Push]) -> None:
-        """Queue the pushes of one batch, and return when there is room for them."""
+    def submit(self, work: Sequence[Callable[[], object]]) -> None:
+        """Queue the pushes of one batch, and what follows them; return when there is room."""
         with self._changed:
             self._wait_applied(self._submitted + 1 - self._unapplied_max, _never)
             self._submitted += 1
-        self._executor.submit(self._apply, pushes)
+        self._executor.submit(self._apply, work)
 
     def wait_applied(self, count: int, *, cancelled: Callable[[], bool]) -> int:
         """Wait until the pushes of `count` batches are applied; return of how many they are.
@@ -77,12 +76,12 @@ class PushQueue:
         if self._error is not None:
             raise self._error
 
-    def _apply(self, pushes: Sequence[Push]) -> None:
+    def _apply(self, work: Sequence[Callable[[], object]]) -> None:
         if self._error is not None:
             return
         try:
-            for push in pushes:
-                push.apply()
+            for part in work:
+                part()
         except BaseException as error:
             # Raised again in the thread that submits, waits or drains next.
             with self._changed:
@@ -114,6 +113,7 @@ class BoundedReader:
     """Pulls for training as soon as the staleness of the batch is within the bound.
 
     `staleness_seen` is the largest staleness of a batch so far; the thread that reads writes it.
+    `closed` is set when nothing more will be read.
     """
 
     def __init__(self, queue: PushQueue, *, staleness_max: int) -> None:
@@ -121,16 +121,16 @@ class BoundedReader:
         self._staleness_max = staleness_max
         # Every batch before this reader's first is pushed already.
         self._pushes_before = queue.submitted
-        self._closed = threading.Event()
+        self.closed = threading.Event()
         self.staleness_seen = 0
 
     def begin_batch(self, number: int) -> None:
         """Wait until at most `staleness_max` earlier batches are not applied."""
         earlier = self._pushes_before + number
         applied = self._queue.wait_applied(
-            earlier - self._staleness_max, cancelled=self._closed.is_set
+            earlier - self._staleness_max, cancelled=self.closed.is_set
         )
-        if not self._closed.is_set():
+        if not self.closed.is_set():
             self.staleness_seen = max(self.staleness_seen, earlier - applied)
 
     def read(self, module: EmbeddingModule, kjt: KeyedJaggedTensor) -> ReadAhead:
@@ -140,5 +140,5 @@ class BoundedReader:
 
     def close(self) -> None:
         """End a wait of `begin_batch`."""
-        self._closed.set()
+        self.closed.set()
         self._queue.wake()

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embery import checkpoint as checkpoints
 from embery.checkpoint.location import storage_of
@@ -146,6 +146,7 @@ class FitRun:
             self._queue = PushQueue(unapplied_max=max(1, trainer.mode.staleness_max))
             stack.callback(self._queue.close)
             self._best_folder = self._folder_for_best(stack)
+            self._begin()
             try:
                 with self._interrupts_of_run():
                     stopped = self._run_epochs()
@@ -168,6 +169,9 @@ class FitRun:
             best_epoch=position.best_epoch,
             staleness_seen=self._staleness_seen,
         )
+
+    def _begin(self) -> None:
+        """Do what training needs before its first step."""
 
     # -- epochs -----------------------------------------------------------------------------------
 
@@ -269,7 +273,7 @@ class FitRun:
         batch = trainer.to_device(batch)
         learned = trainer.learn(batch, interrupted=self._interrupts.pending)
         if trainer.mode.staleness_max:
-            self._queue.submit(learned.pushes)
+            self._queue.submit([push.apply for push in learned.pushes])
         else:
             for push in learned.pushes:
                 push.apply()
@@ -281,14 +285,17 @@ class FitRun:
         if learned.output is not None:
             self._metrics.update(learned.output, batch.label)
         self._reporter.step(position.step, loss=learned.loss, samples=samples)
-        if trainer.store.membership is not None:
-            trainer.store.membership.advance(
-                batches=1, samples=len(batch.label), staleness=self._queue.unapplied
-            )
+        self._count(len(batch.label), self._queue.unapplied)
         if options.checkpoint_every is not None and position.step % options.checkpoint_every == 0:
             self._checkpoint()
         if learned.interrupted:
             raise KeyboardInterrupt
+
+    def _count(self, samples: int, staleness: int) -> None:
+        """Let the cluster know of a batch that this worker took."""
+        membership = self._trainer.store.membership
+        if membership is not None:
+            membership.advance(batches=1, samples=samples, staleness=staleness)
 
     def _drain(self) -> None:
         """Wait until the pushes of all workers are applied."""
@@ -309,7 +316,11 @@ class FitRun:
             return
         self._drain()
         metrics = self._metrics.of_all(self._group)
-        progress = {"position": asdict(position), "metrics": metrics.state()}
+        progress = {
+            "position": asdict(position),
+            "metrics": metrics.state(),
+            **self._place(),
+        }
         self._trainer.save(folder, progress=progress)
         self._saved_step = (position.epoch, position.step)
         if self._options.keep is not None and self._group.leads:
@@ -321,6 +332,9 @@ class FitRun:
         newest = checkpoints.newest(folder)
         if newest is None:
             return
+        state = checkpoints.open_unchecked(newest).state
+        if isinstance(state, dict) and state.get("progress") is not None:
+            self._require_resumable(state["progress"], str(newest))
         progress = self._trainer.restore(newest)
         if progress is None:
             raise CheckpointCorrupt(
@@ -328,10 +342,26 @@ class FitRun:
                 "restore it by Trainer.restore and train without resume"
             )
         self._position = Position(**progress["position"])
+        self._take_place(progress)
         if self._group.leads:
             # Those of all workers, who add theirs up.
             self._metrics.load_state(progress["metrics"])
         self._saved_step = (self._position.epoch, self._position.step)
+
+    def _place(self) -> dict[str, Any]:
+        """Return where the run is in the data, beside its position."""
+        return {}
+
+    def _require_resumable(self, progress: dict[str, Any], where: str) -> None:
+        """Raise `InvalidArgument` unless this run can go on where that of a checkpoint was."""
+        if "reading" in progress:
+            raise InvalidArgument(
+                f"{where} was saved by several workers in em.Async mode, which read and keep their "
+                "dense parameters in another way; go on in that mode, or with another folder"
+            )
+
+    def _take_place(self, progress: dict[str, Any]) -> None:
+        """Go where `_place` said."""
 
     def _folder_for_best(self, stack: ExitStack) -> str:
         if self._options.checkpoint is not None:

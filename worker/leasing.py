@@ -13,10 +13,10 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from embery.data import Batch
 from embery.data.reading import BlockDataset
@@ -28,6 +28,8 @@ from embery.worker.group import TIMEOUT_S, WorkerGroup
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+T = TypeVar("T")
 
 log = logging.getLogger("embery.leases")
 
@@ -80,6 +82,8 @@ class LeasedBatches:
         reading: name of this pass over the data, the same in all workers and never used before.
         epoch: of which the order is drawn.
         begun: pieces that were read before, if only in part: what `state` returned.
+        idle: called, in the thread that iterates, when there is no lease to read and no batch that
+            is not committed.
 
     Raises:
         InvalidArgument: the data set has no pieces, the store no coordinator, or another worker
@@ -94,6 +98,7 @@ class LeasedBatches:
         reading: str,
         epoch: int = 0,
         begun: Sequence[BegunPiece] = (),
+        idle: Callable[[], None] | None = None,
     ) -> None:
         require_pieces(dataset)
         membership = store.membership
@@ -104,7 +109,7 @@ class LeasedBatches:
             )
         self._dataset: BlockDataset = dataset
         self._membership = membership
-        self._reading, self._epoch = reading, epoch
+        self._reading, self._epoch, self._idle = reading, epoch, idle
         # One call at a time, or a reply might undo what a later one said.
         self._telling = threading.Lock()
         self._changed = threading.Condition()
@@ -117,7 +122,7 @@ class LeasedBatches:
         self._due_s, self._away = 0.0, False
         # Whether the reading was ended, by whatever worker, though pieces are left.
         self.stopped = False
-        membership.open_reading(reading, plan=dataset.plan, pieces=dataset.piece_count, begun=begun)
+        self._open(begun)
 
     @staticmethod
     def of_run(dataset: Any, store: Store, *, epoch: int = 0) -> LeasedBatches:
@@ -176,6 +181,9 @@ class LeasedBatches:
                     return None if self._ended else self._waiting.popleft()
                 # With a lease in hand the coordinator need not be asked to wait: commits come here.
                 wait_s = 0.0 if self._held else _WAIT_SECONDS
+                idle = not self._uncommitted
+            if idle and self._idle is not None:
+                self._idle()
             news = self._has_news
             try:
                 self._tell(wait_s=wait_s)
@@ -196,7 +204,8 @@ class LeasedBatches:
         return self._ended
 
     def _has_news(self) -> bool:
-        return self._ended or bool(self._waiting) or any(h.finished for h in self._held.values())
+        finished = any(held.finished for held in self._held.values())
+        return self._ended or bool(self._waiting) or finished
 
     # -- telling ----------------------------------------------------------------------------------
 
@@ -207,7 +216,7 @@ class LeasedBatches:
                 raise InvalidArgument("commit: every batch that was taken is committed already")
             held = self._uncommitted.popleft()
             held.done += 1
-            if held.finished:
+            if held.finished or not self._uncommitted:
                 self._changed.notify_all()
 
     def end(self) -> None:
@@ -225,12 +234,18 @@ class LeasedBatches:
     def close(self) -> None:
         """Give back what is not finished: who has it next goes on after the last commit."""
         self.end()
-        self._tell(wait_s=0.0, outcome="returned")
+        patiently(lambda: self._tell(wait_s=0.0, outcome="returned"))
 
     def state(self) -> list[BegunPiece]:
         """Return the pieces that are begun or finished, of all workers: what is to be resumed."""
-        return self._membership.open_reading(
-            self._reading, plan=self._dataset.plan, pieces=self._dataset.piece_count
+        return self._open(())
+
+    def _open(self, begun: Sequence[BegunPiece]) -> list[BegunPiece]:
+        dataset = self._dataset
+        return patiently(
+            lambda: self._membership.open_reading(
+                self._reading, plan=dataset.plan, pieces=dataset.piece_count, begun=begun
+            )
         )
 
     def _tell_if_due(self) -> None:
@@ -297,13 +312,28 @@ class LeasedBatches:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
+        if error is None:
             self.close()
+            return
+        self.end()
+        try:
+            self._tell(wait_s=0.0, outcome="returned")
         except EmberyError as problem:
-            if error is None:
-                raise
             # The leases end with this worker, then; what went wrong before is what matters.
             log.info("leases were not given back: %s", problem)
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """Return what `call` returns, tried again while the coordinator is away for a moment."""
+    deadline = time.monotonic() + COORDINATOR_SECONDS
+    pause = threading.Event()
+    while True:
+        try:
+            return call()
+        except (Unavailable, DeadlineExceeded):
+            if time.monotonic() > deadline:
+                raise
+            pause.wait(_WAIT_SECONDS)
 
 
 def require_pieces(dataset: Any) -> None:

@@ -58,7 +58,9 @@ class Hybrid(Mode):
 class Async(Hybrid):
     """Rows at most `staleness` pushes behind, and workers that do not wait for each other.
 
-    With one worker, as on the embedded store, it is `Hybrid` with a wider bound.
+    With one worker, as on the embedded store, it is `Hybrid` with a wider bound. With several a
+    worker begins a batch while the slowest is at most `staleness` batches behind, and the servers
+    take the steps of the dense optimizer (docs/guide/cluster.md).
     """
 
     staleness: int = 16

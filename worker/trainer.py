@@ -18,11 +18,14 @@ from embery.errors import CheckpointCorrupt, EmberyError, InvalidArgument
 from embery.place import Place
 from embery.store import Store
 from embery.worker import training_state as dense
+from embery.worker.asynchronous import AsyncFit
 from embery.worker.batches import batches_of, closing_iterator
+from embery.worker.dense import DenseRows
 from embery.worker.embedding import EmbeddingModule
 from embery.worker.fitting import FitOptions, FitResult, FitRun
 from embery.worker.gradients import Push, take_pushes
 from embery.worker.group import DENSE_WIRES, DenseWire, Share, WorkerGroup
+from embery.worker.leasing import require_pieces
 from embery.worker.lookahead import prefetch
 from embery.worker.low_rank import LowRankSum, PowerSGD
 from embery.worker.metrics import ClickMetrics, Outputs
@@ -62,8 +65,9 @@ class Learned:
 class Trainer:
     """Trains a model, step by step: dense parameters by torch, rows of the store by push.
 
-    Under `embery run` with several workers each of them takes its share of every batch, and all
-    methods that train, evaluate, save or restore are collective (docs/guide/cluster.md).
+    Under `embery run` with several workers each of them takes its share of every batch, or in Async
+    mode batches of its own, and all methods that train, evaluate, save or restore are collective
+    (docs/guide/cluster.md).
 
     Args:
         model: contains one or more embedding modules; called with a batch.
@@ -119,6 +123,9 @@ class Trainer:
             raise InvalidArgument(
                 "Trainer: an embedding module of the model uses another store than the trainer's"
             )
+        self.shared_dense: DenseRows | None = None
+        if self._apart and dense_optimizer is not None:
+            self.shared_dense = DenseRows(dense_optimizer, store)
         parameter = next(model.parameters(), None)
         self._device = self.embeddings[0].device if parameter is None else parameter.device
 
@@ -189,8 +196,11 @@ class Trainer:
             report=ReportOptions(progress=progress, log_dir=log_dir, log_every=log_every),
         )
         options.validate(self.mode, has_valid=valid is not None)
+        if self._apart:
+            require_pieces(dataset)
         self._join()
-        return FitRun(self, dataset, valid, options).run()
+        run = AsyncFit if self._apart else FitRun
+        return run(self, dataset, valid, options).run()
 
     def evaluate(self, dataset: Iterable[Labelled], *, look_ahead: bool = True) -> dict[str, float]:
         """Return {"auc", "logloss", "calibration"} of the model on `dataset`.
@@ -294,8 +304,10 @@ class Trainer:
         Raises:
             EmberyError: the loss is not finite; no parameter and no row was changed by it.
         """
-        if not self.group.alone:
+        if not (self.group.alone or self._apart):
             return self._learn_together(cast("Share", batch), interrupted)
+        if self.shared_dense is not None:
+            self.shared_dense.adopt()
         output = self.model(batch)
         loss = self.loss_fn(output, batch.label)
         value = float(loss.detach())
@@ -303,9 +315,13 @@ class Trainer:
         if self.dense_optimizer is not None:
             self.dense_optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        if self.dense_optimizer is not None:
+        pushes = take_pushes(self.embeddings)
+        if self.shared_dense is not None:
+            # The servers take the step of the dense optimizer.
+            pushes = [self.shared_dense.push_of(push) for push in pushes]
+        elif self.dense_optimizer is not None:
             self.dense_optimizer.step()
-        return Learned(value, output, take_pushes(self.embeddings))
+        return Learned(value, output, pushes)
 
     def _learn_together(self, share: Share, interrupted: bool) -> Learned:
         loss, output, interrupted = learn_share(
@@ -325,14 +341,14 @@ class Trainer:
             pushes = []  # Nobody waits for it.
         return Learned(loss, output, pushes, interrupted)
 
+    @property
+    def _apart(self) -> bool:
+        """Return whether there are other workers, which take steps of their own."""
+        return isinstance(self.mode, Async) and not self.group.alone
+
     def _check_group(self) -> None:
         if self.group.alone:
             return
-        if isinstance(self.mode, Async):
-            raise InvalidArgument(
-                f"Trainer: {self.mode} needs one worker, and this run has {self.group.world_size}; "
-                "use em.Hybrid(staleness=...), or embery run --workers 1"
-            )
         if self.store.url.startswith("embedded:"):
             raise InvalidArgument(
                 f"Trainer: this run has {self.group.world_size} workers, and each would train rows "
@@ -340,7 +356,7 @@ class Trainer:
             )
 
     def _join(self) -> None:
-        """Make this worker's pushes part of those of all workers, or, in Hybrid mode, not."""
+        """Make this worker's pushes part of those of all workers in Sync mode, in others not."""
         if not self.group.alone:
             self.group.begin_alike(self.model)
             joined = self.group if isinstance(self.mode, Sync) else WorkerGroup(Place())

@@ -65,13 +65,15 @@ class WorkerGrant:
 class Beat:
     """Answer to a heartbeat; a member that is not `known` registers again.
 
-    A server that is `drained` has no slots left and may end.
+    A server that is `drained` has no slots left and may end. `slowest` is the clock of the slowest
+    of a worker's group; None where it is not known.
     """
 
     known: bool
     routing_version: int
     table_count: int
-    drained: bool = False
+    drained: bool
+    slowest: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +205,31 @@ class CoordinatorClient(ReadingCalls):
             self._timeout_s if timeout_s is None else timeout_s,
             what="heartbeat",
         )
-        return Beat(reply.known, reply.routing_version, reply.table_count, reply.drained)
+        return Beat(
+            known=reply.known,
+            routing_version=reply.routing_version,
+            table_count=reply.table_count,
+            drained=reply.drained,
+            slowest=reply.slowest if reply.HasField("slowest") else None,
+        )
+
+    def wait_clock(
+        self, incarnation: str, progress: Progress, *, at_least: int, wait_s: float
+    ) -> int | None:
+        """Wait until the slowest of a worker's group has a clock of `at_least`; return its clock.
+
+        Returns what there is when `wait_s` is over; None where it is not known.
+        """
+        request = c.WaitClockRequest(
+            incarnation=incarnation,
+            progress=progress.to_message(),
+            at_least=at_least,
+            wait_ms=round(wait_s * 1000),
+        )
+        reply = self._channel.call(
+            self._stub.WaitClock, request, wait_s + WAIT_GRACE_S, what="wait for the slowest"
+        )
+        return int(reply.slowest) if reply.HasField("slowest") else None
 
     def leave(self, incarnation: str, *, timeout_s: float | None = None) -> None:
         """Say that a server or worker is about to end; a no-op for one that is not known."""

@@ -39,16 +39,21 @@ class Heartbeat:
         self._every_s = every_s
         self._answered = answered
         self._progress = progress
-        self._stopping = threading.Event()
+        self._stopping, self._due = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="embery-heartbeat", daemon=True)
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
 
+    def hurry(self) -> None:
+        """Send the next one now."""
+        self._due.set()
+
     def stop(self) -> None:
         """End, and tell the coordinator that the member leaves."""
         self._stopping.set()
+        self._due.set()
         self._thread.join(2 * TIMEOUT_S)
         try:
             self._coordinator.leave(self._incarnation, timeout_s=TIMEOUT_S)
@@ -57,7 +62,11 @@ class Heartbeat:
 
     def _run(self) -> None:
         silent = False
-        while not self._stopping.wait(self._every_s):
+        while True:
+            self._due.wait(self._every_s)
+            if self._stopping.is_set():
+                return
+            self._due.clear()
             try:
                 progress = None if self._progress is None else self._progress()
                 beat = self._coordinator.heartbeat(self._incarnation, progress, timeout_s=TIMEOUT_S)

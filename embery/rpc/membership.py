@@ -32,10 +32,13 @@ class Membership:
         self._lock = threading.Lock()
         # Replaced under the lock, never changed.
         self._progress = Progress()
+        self._slowest: int | None = None
+        # What the last heartbeat said; used by its thread only.
+        self._told = self._progress
         grant = self._register()
         self.client = grant.client
         self._heartbeat = Heartbeat(
-            coordinator, self._incarnation, grant.heartbeat_s, self._answered, self.progress
+            coordinator, self._incarnation, grant.heartbeat_s, self._answered, self._tell
         )
 
     def start(self) -> None:
@@ -49,6 +52,31 @@ class Membership:
     def progress(self) -> Progress:
         """Return how far this worker is."""
         return self._progress
+
+    @property
+    def slowest(self) -> int | None:
+        """Return the clock of the slowest of the group as of the last heartbeat, if it is known."""
+        return self._slowest
+
+    def set_clock(self, clock: int | None, group: str, *, hurry: bool) -> None:
+        """Say that the pushes of `clock` batches are applied; None: that this worker takes none.
+
+        The next heartbeat tells of it; `hurry` sends it now.
+        """
+        with self._lock:
+            known = self._progress
+            if group != known.group:
+                self._slowest = None
+            self._progress = replace(known, revision=known.revision + 1, clock=clock, group=group)
+        if hurry:
+            self._heartbeat.hurry()
+
+    def wait_clock(self, at_least: int, wait_s: float) -> int | None:
+        """See `CoordinatorClient.wait_clock`."""
+        self._slowest = self._coordinator.wait_clock(
+            self._incarnation, self._progress, at_least=at_least, wait_s=wait_s
+        )
+        return self._slowest
 
     def advance(self, *, batches: int = 0, samples: int = 0, staleness: int = 0) -> None:
         """Count batches and samples that this worker took; the next heartbeat tells of them."""
@@ -89,7 +117,14 @@ class Membership:
             world_size=self._place.world_size,
         )
 
+    def _tell(self) -> Progress:
+        self._told = self._progress
+        return self._told
+
     def _answered(self, beat: Beat) -> None:
         """Register again with a coordinator that does not know this worker."""
+        with self._lock:
+            if self._told.group == self._progress.group:
+                self._slowest = beat.slowest
         if not beat.known:
             self._register()

@@ -33,13 +33,19 @@ class Progress:
     Args:
         revision: grows with each change: what comes late does not set it back.
         batches, samples: taken by this worker since it started.
-        staleness: batches whose pushes are not applied yet.
+        staleness: batches whose pushes are not applied yet; with a clock, those by which the
+            slowest is behind.
+        clock: batches whose pushes are applied, where workers are bound to each other; None while
+            the worker takes none.
+        group: those whose clocks are compared.
     """
 
     revision: int = 0
     batches: int = 0
     samples: int = 0
     staleness: int = 0
+    clock: int | None = None
+    group: str = ""
 
     def to_message(self) -> c.Progress:
         """Return the message on the wire."""
@@ -48,12 +54,21 @@ class Progress:
             batches=self.batches,
             samples=self.samples,
             staleness=self.staleness,
+            clock=self.clock,
+            group=self.group,
         )
 
     @staticmethod
     def of(message: c.Progress) -> Progress:
         """Return what a message says."""
-        return Progress(message.revision, message.batches, message.samples, message.staleness)
+        return Progress(
+            revision=message.revision,
+            batches=message.batches,
+            samples=message.samples,
+            staleness=message.staleness,
+            clock=message.clock if message.HasField("clock") else None,
+            group=message.group,
+        )
 
 
 @dataclass(frozen=True, slots=True)

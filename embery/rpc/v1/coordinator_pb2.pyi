@@ -72,16 +72,20 @@ class RegisterWorkerReply(_message.Message):
     def __init__(self, client: _Optional[int] = ..., cluster_id: _Optional[str] = ..., secret: _Optional[bytes] = ..., heartbeat_ms: _Optional[int] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("revision", "batches", "samples", "staleness")
+    __slots__ = ("revision", "batches", "samples", "staleness", "clock", "group")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     BATCHES_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     STALENESS_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     revision: int
     batches: int
     samples: int
     staleness: int
-    def __init__(self, revision: _Optional[int] = ..., batches: _Optional[int] = ..., samples: _Optional[int] = ..., staleness: _Optional[int] = ...) -> None: ...
+    clock: int
+    group: str
+    def __init__(self, revision: _Optional[int] = ..., batches: _Optional[int] = ..., samples: _Optional[int] = ..., staleness: _Optional[int] = ..., clock: _Optional[int] = ..., group: _Optional[str] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
     __slots__ = ("incarnation", "progress")
@@ -92,16 +96,36 @@ class HeartbeatRequest(_message.Message):
     def __init__(self, incarnation: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("known", "routing_version", "table_count", "drained")
+    __slots__ = ("known", "routing_version", "table_count", "drained", "slowest")
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     ROUTING_VERSION_FIELD_NUMBER: _ClassVar[int]
     TABLE_COUNT_FIELD_NUMBER: _ClassVar[int]
     DRAINED_FIELD_NUMBER: _ClassVar[int]
+    SLOWEST_FIELD_NUMBER: _ClassVar[int]
     known: bool
     routing_version: int
     table_count: int
     drained: bool
-    def __init__(self, known: bool = ..., routing_version: _Optional[int] = ..., table_count: _Optional[int] = ..., drained: bool = ...) -> None: ...
+    slowest: int
+    def __init__(self, known: bool = ..., routing_version: _Optional[int] = ..., table_count: _Optional[int] = ..., drained: bool = ..., slowest: _Optional[int] = ...) -> None: ...
+
+class WaitClockRequest(_message.Message):
+    __slots__ = ("incarnation", "progress", "at_least", "wait_ms")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    progress: Progress
+    at_least: int
+    wait_ms: int
+    def __init__(self, incarnation: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., at_least: _Optional[int] = ..., wait_ms: _Optional[int] = ...) -> None: ...
+
+class WaitClockReply(_message.Message):
+    __slots__ = ("slowest",)
+    SLOWEST_FIELD_NUMBER: _ClassVar[int]
+    slowest: int
+    def __init__(self, slowest: _Optional[int] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("incarnation",)

@@ -90,6 +90,11 @@ class CoordinatorStub(object):
                 request_serializer=embery_dot_v1_dot_coordinator__pb2.ScaleRequest.SerializeToString,
                 response_deserializer=embery_dot_v1_dot_coordinator__pb2.ScaleReply.FromString,
                 _registered_method=True)
+        self.WaitClock = channel.unary_unary(
+                '/embery.v1.Coordinator/WaitClock',
+                request_serializer=embery_dot_v1_dot_coordinator__pb2.WaitClockRequest.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_coordinator__pb2.WaitClockReply.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/embery.v1.Coordinator/Status',
                 request_serializer=embery_dot_v1_dot_coordinator__pb2.StatusRequest.SerializeToString,
@@ -175,6 +180,13 @@ class CoordinatorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WaitClock(self, request, context):
+        """Waits until the slowest of the caller's group has come so far.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Status(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -238,6 +250,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.Scale,
                     request_deserializer=embery_dot_v1_dot_coordinator__pb2.ScaleRequest.FromString,
                     response_serializer=embery_dot_v1_dot_coordinator__pb2.ScaleReply.SerializeToString,
+            ),
+            'WaitClock': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitClock,
+                    request_deserializer=embery_dot_v1_dot_coordinator__pb2.WaitClockRequest.FromString,
+                    response_serializer=embery_dot_v1_dot_coordinator__pb2.WaitClockReply.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -542,6 +559,33 @@ class Coordinator(object):
             '/embery.v1.Coordinator/Scale',
             embery_dot_v1_dot_coordinator__pb2.ScaleRequest.SerializeToString,
             embery_dot_v1_dot_coordinator__pb2.ScaleReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WaitClock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embery.v1.Coordinator/WaitClock',
+            embery_dot_v1_dot_coordinator__pb2.WaitClockRequest.SerializeToString,
+            embery_dot_v1_dot_coordinator__pb2.WaitClockReply.FromString,
             options,
             channel_credentials,
             insecure,

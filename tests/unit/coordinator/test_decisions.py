@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from embery.coordinator.decisions import advance, contiguous_owners, expire, place
+from embery.coordinator.decisions import advance, contiguous_owners, expire, place, slowest
 from embery.coordinator.state import ClusterOptions, ClusterState, Server, Worker
 from embery.errors import InvalidArgument
 from embery.rpc.records import Progress, Routing
@@ -96,6 +96,28 @@ def test_progress_that_comes_late_sets_nothing_back() -> None:
     told = Progress(revision=7, batches=9, samples=90)
     worker = Worker(1, "w", 0, 2, "live", 0.0, told)
     assert advance(1.0, worker, Progress(revision=6, batches=8, samples=80)).progress == told
+
+
+def test_the_slowest_is_one_that_is_there_and_takes_batches() -> None:
+    def worker(rank: int, state: str, clock: int | None, group: str = "g") -> Worker:
+        progress = Progress(clock=clock, group=group)
+        return Worker(rank, str(rank), rank, 9, state, 0.0, progress)  # type: ignore[arg-type]
+
+    members = [
+        worker(0, "live", 7),
+        worker(1, "live", 5),
+        worker(2, "lost", 1),
+        worker(3, "left", 1),
+        worker(4, "live", None),
+        worker(5, "live", 2, group="another"),
+    ]
+    state = replace(state_of(), workers={w.client: w for w in members})
+    assert slowest(1.0, state, "g", OPTIONS) == (5, "worker 1 is the slowest")
+    assert slowest(1.0, state, "nobody", OPTIONS)[0] is None
+    # Known from before a restart: it may be slower than any, until it is clear that it is gone.
+    unheard = replace(state, workers={**state.workers, 9: worker(9, "registered", None)})
+    assert slowest(1.0, unheard, "g", OPTIONS) == (None, "worker 9 was not heard of yet")
+    assert slowest(1e3, unheard, "g", OPTIONS)[0] == 5
 
 
 @pytest.mark.parametrize(

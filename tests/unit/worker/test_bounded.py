@@ -26,9 +26,9 @@ class HeldPush:
 def test_submit_waits_while_too_many_are_unapplied() -> None:
     queue = PushQueue(unapplied_max=2)
     held = [HeldPush() for _ in range(3)]
-    queue.submit([held[0]])  # type: ignore[list-item]
-    queue.submit([held[1]])  # type: ignore[list-item]
-    third = threading.Thread(target=queue.submit, args=([held[2]],))
+    queue.submit([held[0].apply])
+    queue.submit([held[1].apply])
+    third = threading.Thread(target=queue.submit, args=([held[2].apply],))
     third.start()
     assert queue.submitted == 2
     assert third.is_alive()
@@ -45,13 +45,13 @@ def test_submit_waits_while_too_many_are_unapplied() -> None:
 def test_a_failed_push_raises_in_the_next_call_and_stops_what_follows() -> None:
     queue = PushQueue(unapplied_max=4)
     failing, after = HeldPush(ResourceExhausted("no memory")), HeldPush()
-    queue.submit([failing])  # type: ignore[list-item]
-    queue.submit([after])  # type: ignore[list-item]
+    queue.submit([failing.apply])
+    queue.submit([after.apply])
     failing.released.set()
     with pytest.raises(ResourceExhausted, match="no memory"):
         queue.drain()
     with pytest.raises(ResourceExhausted, match="no memory"):
-        queue.submit([after])  # type: ignore[list-item]
+        queue.submit([after.apply])
     # It would wait for `after` had that been applied.
     queue.close()
 
@@ -61,7 +61,7 @@ def test_a_batch_is_read_when_its_staleness_is_within_the_bound() -> None:
     held = [HeldPush() for _ in range(2)]
     reader = BoundedReader(queue, staleness_max=1)
     for push in held:
-        queue.submit([push])  # type: ignore[list-item]
+        queue.submit([push.apply])
     waiting = threading.Thread(target=reader.begin_batch, args=(2,))
     waiting.start()
     assert waiting.is_alive()

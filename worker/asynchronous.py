@@ -1,0 +1,220 @@
+"""A run of `Trainer.fit` whose workers do not wait for each other at every step.
+
+Each worker reads pieces of the data that it has leases of, pushes the gradients of its batches, of
+dense parameters too, and is held back only by the bound of staleness. Workers meet where they have
+to agree: at the end of an epoch, for a checkpoint, and to stop. Between two such meetings is a
+round of reading, and what is left of an epoch's pieces goes into the next one.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from embery.data import Batch
+from embery.data.reading import BlockDataset
+from embery.errors import InvalidArgument
+from embery.rpc.readings import BegunPiece
+from embery.worker.batches import closing_iterator
+from embery.worker.bounded import BoundedReader, PushQueue
+from embery.worker.clock import BatchClock
+from embery.worker.fitting import FitOptions, FitRun
+from embery.worker.leasing import LeasedBatches, require_pieces
+from embery.worker.lookahead import read_ahead
+
+if TYPE_CHECKING:
+    from embery.worker.trainer import Labelled, Trainer
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What this worker did since the workers last met."""
+
+    batches: int = 0
+    samples: int = 0
+    loss_sum: float = 0.0
+
+
+class SharedReader(BoundedReader):
+    """Reads a batch when both this worker's pushes and the other workers are within the bound."""
+
+    def __init__(
+        self, queue: PushQueue, reading: LeasedBatches, clock: BatchClock, *, staleness_max: int
+    ) -> None:
+        super().__init__(queue, staleness_max=staleness_max)
+        self._reading, self._clock = reading, clock
+
+    def begin_batch(self, number: int) -> None:
+        """Wait until the slowest worker is at most `staleness_max` batches behind."""
+        super().begin_batch(number)
+        self._clock.begin(self.closed)
+
+    def close(self) -> None:
+        """Take no more batches, and end a wait of `begin_batch`."""
+        self._reading.end()
+        super().close()
+
+
+class AsyncFit(FitRun):
+    """See `FitRun`. Steps and samples of its position are those of all workers."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        dataset: Iterable[Labelled],
+        valid: Iterable[Labelled] | None,
+        options: FitOptions,
+    ) -> None:
+        require_pieces(dataset)
+        super().__init__(trainer, dataset, valid, options)
+        self._pieces = cast("BlockDataset", dataset)
+        self._dense = trainer.shared_dense
+        # Pieces of the epoch under way that are begun or finished.
+        self._begun: list[BegunPiece] = []
+        self._rounds = 0
+        self._tally = _Tally()
+
+    def _begin(self) -> None:
+        """Take the dense parameters from the store, which has those of rank 0 if none before."""
+        if self._dense is not None:
+            self._dense.create()
+            if self._group.leads:
+                self._dense.publish()
+        name = self._group.broadcast_text(uuid.uuid4().hex)
+        membership = self._trainer.store.membership
+        assert membership is not None  # The trainer has refused any other store.
+        self._name = name
+        self._clock = BatchClock(membership, group=name, bound=self._trainer.mode.staleness_max)
+        self._drain()
+
+    def _drain(self) -> None:
+        super()._drain()
+        if self._dense is not None:
+            self._dense.pull()
+            self._dense.adopt()
+
+    # -- rounds -----------------------------------------------------------------------------------
+
+    def _train_epoch(self) -> bool:
+        position, every = self._position, self._options.checkpoint_every
+        total, world = self._pieces.num_batches, self._group.world_size
+        self._reporter.begin_epoch(
+            position.epoch,
+            done=position.batch // world,
+            total=None if total is None else -(-total // world),
+        )
+        while not self._reached_max_steps():
+            before = position.step
+            if self._train_round():
+                self._begun = []
+                return True
+            if every is not None and position.step // every > before // every:
+                self._checkpoint()
+        return False
+
+    def _train_round(self) -> bool:
+        """Train until the workers have to agree; return whether all of the epoch was read."""
+        trainer, bound = self._trainer, self._trainer.mode.staleness_max
+        self._rounds += 1
+        self._reading = LeasedBatches(
+            self._pieces,
+            trainer.store,
+            reading=f"{self._name}/{self._rounds}",
+            epoch=self._position.epoch,
+            begun=self._begun,
+            idle=self._clock.leave,
+        )
+        reader = SharedReader(self._queue, self._reading, self._clock, staleness_max=bound)
+        depth = min(self._options.depth, bound)
+        batches = read_ahead(self._reading, trainer.embeddings, reader, depth=depth)
+        with closing_iterator(batches):
+            for batch in islice(batches, self._quota()):
+                self._take_step(batch)
+                if self._interrupts.pending:
+                    self._reading.stop()
+                    break
+        return self._agree()
+
+    def _quota(self) -> int | None:
+        """Return this worker's part of the steps until the workers meet next; None: all there are.
+
+        The sum of the parts may be a little more than what is left.
+        """
+        position, options = self._position, self._options
+        left = []
+        if options.max_steps is not None:
+            left.append(options.max_steps - position.step)
+        if options.checkpoint_every is not None:
+            left.append(options.checkpoint_every - position.step % options.checkpoint_every)
+        return -(-min(left) // self._group.world_size) if left else None
+
+    def _take_step(self, batch: Batch) -> None:
+        trainer, tally = self._trainer, self._tally
+        batch = cast("Batch", trainer.to_device(batch))
+        learned = trainer.learn(batch)
+        work: list[Any] = [push.apply for push in learned.pushes]
+        if self._dense is not None:
+            work.append(self._dense.pull)
+        self._queue.submit([*work, self._clock.commit, self._reading.commit])
+        tally.batches += 1
+        tally.samples += len(batch)
+        tally.loss_sum += learned.loss
+        self._metrics.update(learned.output, batch.label)
+        about = self._position.step + tally.batches * self._group.world_size
+        self._reporter.step(about, loss=learned.loss, samples=len(batch))
+        self._count(len(batch), self._clock.staleness)
+
+    def _agree(self) -> bool:
+        """Meet the other workers; return whether all of the epoch was read.
+
+        Raises:
+            KeyboardInterrupt: a worker was asked to end.
+        """
+        position, tally, group = self._position, self._tally, self._group
+        self._queue.drain()
+        self._clock.leave()
+        self._reading.close()
+        interrupted = float(self._interrupts.pending)
+        sums = np.array([tally.batches, tally.samples, tally.loss_sum, interrupted])
+        staleness = np.zeros(group.world_size, np.int64)
+        staleness[group.rank] = self._clock.staleness_seen
+        group.add_up_arrays(sums, staleness)
+        position.batch += int(sums[0])
+        position.step += int(sums[0])
+        position.samples += int(sums[1])
+        position.loss_sum += float(sums[2])
+        self._tally = _Tally()
+        self._staleness_seen = int(staleness.max())
+        # All have given back their leases: nothing of it changes any more.
+        self._begun = self._reading.state()
+        if sums[3]:
+            raise KeyboardInterrupt
+        return sum(piece.finished for piece in self._begun) == self._pieces.piece_count
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def _place(self) -> dict[str, Any]:
+        begun = [[piece.piece, piece.done, piece.finished] for piece in self._begun]
+        return {"reading": {"plan": self._pieces.plan, "begun": begun}}
+
+    def _require_resumable(self, progress: dict[str, Any], where: str) -> None:
+        if "reading" not in progress:
+            raise InvalidArgument(
+                f"{where} was saved by workers that took steps together, and {self._trainer.mode} "
+                "with several workers reads and keeps its dense parameters in another way; go on "
+                "in the mode that it was saved in, or with another folder"
+            )
+        plan = progress["reading"]["plan"]
+        if plan != self._pieces.plan:
+            raise InvalidArgument(
+                f"{where} was saved while reading {plan}, and the data set is now "
+                f"{self._pieces.plan}; give the same data set, or another folder"
+            )
+
+    def _take_place(self, progress: dict[str, Any]) -> None:
+        self._begun = [BegunPiece(*piece) for piece in progress["reading"]["begun"]]
