@@ -56,7 +56,7 @@ std::vector<PullRequest> PullRequests(Store& store, const std::vector<TableId>& 
     const auto count = static_cast<size_t>(keys[i].size());
     CheckRows(GetTable(store, tables[i]), out[i], count, "out");
     requests.push_back({tables[i], ArrayData<uint64_t>(keys[i], "keys"), count,
-                        MutableArrayData<float>(out[i], "out"), nullptr});
+                        RowsOut(MutableArrayData<float>(out[i], "out")), nullptr});
   }
   return requests;
 }

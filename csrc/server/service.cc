@@ -230,7 +230,7 @@ Reply Service::Pull(const Request& request) {
   auto* out = reinterpret_cast<float*>(rows.data());
   uint8_t* flags = absent.empty() ? nullptr : absent.data();
   for (size_t i = 0; i < sections.size(); ++i) {
-    requests.push_back({ids[i], sections[i].keys, sections[i].count, out, flags});
+    requests.push_back({ids[i], sections[i].keys, sections[i].count, RowsOut(out), flags});
     out += size_t{sections[i].count} * sections[i].dim;
     if (flags != nullptr) flags += sections[i].count;
   }

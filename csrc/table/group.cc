@@ -54,13 +54,14 @@ void SlotGroup::FindAll(const MixedKey* keys, size_t count, size_t record_bytes,
 
 // ---- pull ---------------------------------------------------------------------------------------
 
-Status SlotGroup::PullMissing(const GroupBatch& batch, Tick tick, float* out,
+Status SlotGroup::PullMissing(const GroupBatch& batch, Tick tick, RowsOut out,
                               GroupScratch& scratch) {
   WriterLock lock(mutex_);
   BeginOperation();
   index_.Migrate(8 * batch.count + kMigratePerOperation);
   const uint32_t dim = context_.spec.dim;
   const auto type = static_cast<size_t>(context_.spec.value_type);
+  const RowWriter rows(context_.kernels, context_.spec.value_type, dim, out);
   float* values = scratch.values.Reset(RoomForValues(dim));
   for (size_t i = 0; i < batch.count; ++i) {
     Handle handle = kNoHandle;
@@ -75,7 +76,7 @@ Status SlotGroup::PullMissing(const GroupBatch& batch, Tick tick, float* out,
       context_.kernels.encode[type](values, dim, {}, encoded);
       stored = encoded;
     }
-    context_.kernels.decode[type](stored, dim, out + size_t{batch.positions[i]} * dim);
+    rows.Write(batch.positions[i], stored, values);
   }
   return Status::Ok();
 }

@@ -24,6 +24,7 @@
 #include "base/prefetch.h"
 #include "base/status.h"
 #include "optim/kernels.h"
+#include "optim/row_codec.h"
 #include "table/admission.h"
 #include "table/index.h"
 #include "table/lookup.h"
@@ -134,7 +135,7 @@ class SlotGroup {
 
   // Inserts the keys that a read did not find, through admission, and writes row `positions[i]` of
   // `out` for each. On failure (memory) the rows that were inserted stay, with their first values.
-  Status PullMissing(const GroupBatch& batch, Tick tick, float* out, GroupScratch& scratch)
+  Status PullMissing(const GroupBatch& batch, Tick tick, RowsOut out, GroupScratch& scratch)
       EXCLUDES(mutex_);
 
   // kInvalidArgument if finite gradients of one key add up beyond float32.

@@ -1,6 +1,5 @@
 #include "table/read.h"
 
-#include <algorithm>
 #include <bit>
 
 #include "table/lookup.h"
@@ -46,8 +45,8 @@ void ReadRows(Table& table, const ReadRange& range, PullMode mode, uint32_t now_
 
   const auto group_of = [&](size_t i) -> SlotGroup& { return table.group(GroupOf(mixed[i])); };
   const uint32_t dim = table.spec().dim;
-  const Kernels::DecodeFn decode =
-      table.kernels().decode[static_cast<size_t>(table.spec().value_type)];
+  const RowWriter rows(table.kernels(), table.spec().value_type, dim, range.out);
+  float* values = scratch.values.Reset(dim);
   const size_t fetched_bytes = table.layout().state_offset;
   LookUpMany(
       count,
@@ -56,11 +55,11 @@ void ReadRows(Table& table, const ReadRange& range, PullMode mode, uint32_t now_
       [&](size_t, Handle guess) { PrefetchBytes(table.RecordAt(guess), fetched_bytes); },
       [&](size_t i, Handle guess) NO_THREAD_SAFETY_ANALYSIS {
         const size_t position = range.begin + i;
-        const std::byte* values = group_of(i).ValuesOf(mixed[i], guess, now_s);
-        if (values != nullptr) {
-          decode(values, dim, range.out + position * dim);
+        const std::byte* stored = group_of(i).ValuesOf(mixed[i], guess, now_s);
+        if (stored != nullptr) {
+          rows.Write(position, stored, values);
         } else if (mode == PullMode::kEval) {
-          std::fill_n(range.out + position * dim, dim, 0.0f);
+          rows.WriteZeros(position);
         } else if (mode == PullMode::kPeek) {
           range.absent[position] = 1;
         } else {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/buffer.h"
+#include "optim/row_codec.h"
 #include "table/table.h"
 
 namespace embery {
@@ -20,12 +21,13 @@ struct ReadRange {
   const uint64_t* keys;
   size_t begin;
   size_t end;
-  float* out;
+  RowsOut out;
   uint8_t* absent;
 };
 
 struct ReadScratch {
   Buffer<MixedKey> mixed;
+  Buffer<float> values;
   std::vector<uint32_t> missing;  // Result of kTrain: positions of the keys that have no row.
 };
 

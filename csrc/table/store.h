@@ -19,6 +19,7 @@
 #include "base/recycler.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
+#include "optim/row_codec.h"
 #include "table/partition.h"
 #include "table/read.h"
 #include "table/table.h"
@@ -31,7 +32,7 @@ struct PullRequest {
   TableId table;
   const uint64_t* keys;
   size_t count;
-  float* out;       // count x dim.
+  RowsOut out;      // count rows.
   uint8_t* absent;  // count; for PullMode::kPeek, must be zero. Else null.
 };
 

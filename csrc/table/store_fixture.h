@@ -61,7 +61,7 @@ class StoreFixture {
 
   Values Pull(const Keys& keys, PullMode mode = PullMode::kTrain) {
     Values out(keys.size() * dim());
-    const PullRequest request{id_, keys.data(), keys.size(), out.data(), nullptr};
+    const PullRequest request{id_, keys.data(), keys.size(), RowsOut(out.data()), nullptr};
     CHECK_TRUE(store_.Pull({&request, 1}, mode, now_s_).ok());
     return out;
   }
@@ -69,7 +69,7 @@ class StoreFixture {
   // Leaves `out` as it is where a key is absent; returns which are.
   std::vector<uint8_t> Peek(const Keys& keys, Values& out) {
     std::vector<uint8_t> absent(keys.size());
-    const PullRequest request{id_, keys.data(), keys.size(), out.data(), absent.data()};
+    const PullRequest request{id_, keys.data(), keys.size(), RowsOut(out.data()), absent.data()};
     CHECK_TRUE(store_.Pull({&request, 1}, PullMode::kPeek, now_s_).ok());
     return absent;
   }

@@ -128,8 +128,8 @@ TEST(AnUnknownTableIsAnErrorBeforeAnythingChanges) {
   StoreFixture fixture(PlainSpec(1));
   const uint64_t key = 1;
   float value = 7;
-  const PullRequest pulls[] = {{fixture.id(), &key, 1, &value, nullptr},
-                               {fixture.id() + 1, &key, 1, &value, nullptr}};
+  const PullRequest pulls[] = {{fixture.id(), &key, 1, RowsOut(&value), nullptr},
+                               {fixture.id() + 1, &key, 1, RowsOut(&value), nullptr}};
   const PushRequest pushes[] = {{fixture.id(), &key, 1, &value}, {99, &key, 1, &value}};
   CHECK_TRUE(fixture.store().Pull(pulls, PullMode::kTrain, 1).code() == StatusCode::kTableNotFound);
   CHECK_TRUE(fixture.store().Push(pushes, 1).code() == StatusCode::kTableNotFound);
@@ -159,8 +159,9 @@ TEST(OneCallServesSeveralTables) {
   CHECK_TRUE(fixture.store().Push(pushes, 1).ok());
   Values out(keys.size());
   Values other_out(3 * keys.size());
-  const PullRequest pulls[] = {{fixture.id(), keys.data(), keys.size(), out.data(), nullptr},
-                               {other_id, keys.data(), keys.size(), other_out.data(), nullptr}};
+  const PullRequest pulls[] = {
+      {fixture.id(), keys.data(), keys.size(), RowsOut(out.data()), nullptr},
+      {other_id, keys.data(), keys.size(), RowsOut(other_out.data()), nullptr}};
   CHECK_TRUE(fixture.store().Pull(pulls, PullMode::kEval, 1).ok());
   CHECK_TRUE(out == Values(keys.size(), -1));
   CHECK_TRUE(other_out == Values(3 * keys.size(), 3));
