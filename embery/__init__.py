@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from embery.table import MinCount as MinCount
     from embery.table import Probability as Probability
     from embery.table import Table as Table
+    from embery.table import Wire as Wire
     from embery.worker.embedding import EmbeddingBagCollection as EmbeddingBagCollection
     from embery.worker.embedding import EmbeddingCollection as EmbeddingCollection
     from embery.worker.embedding import Feature as Feature
@@ -52,7 +53,7 @@ _HOME = {
     ),
     "embery.jagged": ("JaggedTensor", "KeyedJaggedTensor", "KeyedTensor"),
     "embery.store": ("Store", "connect"),
-    "embery.table": ("LFU", "LRU", "TTL", "MinCount", "Probability", "Table"),
+    "embery.table": ("LFU", "LRU", "TTL", "MinCount", "Probability", "Table", "Wire"),
     "embery.worker.embedding": ("EmbeddingBagCollection", "EmbeddingCollection", "Feature"),
     "embery.worker.lookahead": ("prefetch",),
     "embery.worker.low_rank": ("PowerSGD",),

@@ -186,6 +186,16 @@ class Client:
     def set_routing(self, version: int, owners: NDArray[np.uint16]) -> None:
         """Set the owner of each slot (4096,); an older version than the present one is ignored."""
 
+    def set_wire(self, salt: int, dim: int, rows: str, grads: str, residual_rows_max: int) -> None:
+        """Set how a table's rows and gradients travel from here on; "float32" both until then.
+
+        Residuals of gradients are kept for at most `residual_rows_max` keys, none if below 2; they
+        stay if nothing differs.
+        """
+
+    def clear_residuals(self) -> None:
+        """Forget the residuals of all tables, as when their rows are replaced."""
+
     def pull(
         self,
         salts: Sequence[int],

@@ -173,7 +173,16 @@ class ClusterStore(RowStore):
                 require_same(known, table)
             else:
                 self._coordinator.create_table(json.dumps(table.to_dict()))
-                self._tables[table.name] = table
+            # An equal definition may come with another wire: the last one counts.
+            self._tables[table.name] = table
+            wire = table.wire
+            self._client.set_wire(
+                _native.table_salt(table.name),
+                table.dim,
+                wire.rows,
+                wire.grads,
+                wire.residual_rows_max,
+            )
 
     def tables(self) -> dict[str, Table]:
         """See `Store.tables`."""
@@ -278,9 +287,10 @@ class ClusterStore(RowStore):
     # -- whole store ------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
-        """Return {"tables": {name: counters over all servers}, "servers": {number: its own}}.
+        """Return counters by table over all servers, by server, and of this worker's client.
 
-        Counters of a table are those of the embedded store; `step` is the highest of any server.
+        {"tables": {name: ...}, "servers": {number: ...}, "worker": {...}}. Counters of a table are
+        those of the embedded store; `step` is the highest of any server.
         """
         names = list(self.tables())
         tables: dict[str, dict[str, int]] = {}
@@ -298,7 +308,7 @@ class ClusterStore(RowStore):
                 for field, value in counters.items():
                     join = max if field == "step" else operator.add
                     total[field] = join(total[field], value)
-        return {"tables": tables, "servers": servers}
+        return {"tables": tables, "servers": servers, "worker": self._client.stats()}
 
     def inspect(self, table: str, key: int) -> dict[str, Any] | None:
         """See `Store.inspect`."""
@@ -344,12 +354,16 @@ class ClusterStore(RowStore):
         """See `Store.restore`. It may have been saved from any number of servers, or from none."""
         found = checkpoint.open(src)
         wanted = {n: Table.from_dict(entry.definition) for n, entry in found.tables.items()}
-        require_restorable(found.path, wanted, self.tables())
-        for table in wanted.values():
-            self.create_table(table)
+        present = self.tables()
+        require_restorable(found.path, wanted, present)
+        for name, table in wanted.items():
+            if name not in present:
+                self.create_table(table)
         with self._frozen() as owners:
             sinks = {n: ClusterTable(t, owners, self._servers) for n, t in wanted.items()}
             checkpoint.load(found, sinks)
+        # They were of the gradients of other rows.
+        self._client.clear_residuals()
         for watcher in self._watchers:
             watcher.rows_replaced()
         return found

@@ -12,6 +12,7 @@ from embery.validation import require_int, require_range
 
 DIM_MAX = 4096
 NAME_BYTES_MAX = 255
+Encoding = Literal["float32", "float16", "bfloat16", "int8"]
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 
@@ -106,6 +107,43 @@ class LFU(LRU):
 
 
 @dataclass(frozen=True, slots=True)
+class Wire:
+    """How a table's values travel between a worker and the servers, each way.
+
+    "float32" loses nothing. "float16" and "bfloat16" take half the bytes, "int8" about a quarter:
+    one byte a value and a float32 scale a row. All round to nearest and saturate at their largest
+    value, 65504 for float16; a row with a NaN or an infinity arrives as NaN in every column, so
+    that a server sees that a gradient was not finite. Servers store rows as `Table.dtype` says,
+    whatever the wire; the embedded store has none.
+
+    Gradients that are rounded have error feedback (Seide et al. 2014; Karimireddy et al. 2019): the
+    worker keeps what rounding took from each key's gradient, and adds it to the key's next one.
+    Sums of gradients stay right then, though every single one is rounded.
+
+    Args:
+        rows: encoding of pulled rows.
+        grads: encoding of pushed gradients.
+        residual_rows_max: keys whose residual (dim float32) a worker keeps. Beyond that the
+            residuals of those that were pushed longest ago are dropped, at least the last half of
+            the keys keeping theirs; `residuals_dropped` counts them. 0: no error feedback.
+
+    Residuals are of a worker's memory alone: they go when it ends, and when a checkpoint is
+    restored. What is lost with one is what one rounding takes.
+    """
+
+    rows: Encoding = "float32"
+    grads: Encoding = "float32"
+    residual_rows_max: int = 2**20
+
+    def validate(self) -> None:
+        """Raise `InvalidArgument` naming the first field that is wrong."""
+        for name, value in (("rows", self.rows), ("grads", self.grads)):
+            if value not in DTYPES:
+                raise InvalidArgument(f"Wire.{name} must be one of {DTYPES}, got {value!r}")
+        require_int("Wire.residual_rows_max", self.residual_rows_max, low=0, high=2**31)
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """A named set of rows with one dim, optimizer, initializer, admission and eviction policy.
 
@@ -113,18 +151,21 @@ class Table:
     scale a row); pulls and pushes are float32 always. `nonfinite` says what a push with a NaN or an
     infinity does: "reject" skips and counts the key, "raise" refuses the whole push. A sum of
     finite gradients that overflows is rejected and counted under either.
+
+    `wire` is how values travel to and from servers. It is the worker's choice and no part of the
+    definition: neither `to_dict` nor a comparison of tables knows it, checkpoints do not hold it,
+    and every worker may have its own.
     """
 
     name: str
     dim: int = field(kw_only=True)
     optimizer: optim.Optimizer = field(kw_only=True, default=optim.RowwiseAdagrad())
     initializer: init.Initializer = field(kw_only=True, default=init.Uniform(0.01))
-    dtype: Literal["float32", "float16", "bfloat16", "int8"] = field(
-        kw_only=True, default="float32"
-    )
+    dtype: Encoding = field(kw_only=True, default="float32")
     admission: MinCount | Probability | None = field(kw_only=True, default=None)
     eviction: TTL | LRU | LFU | None = field(kw_only=True, default=None)
     nonfinite: Literal["reject", "raise"] = field(kw_only=True, default="reject")
+    wire: Wire = field(kw_only=True, default=Wire(), compare=False)
 
     def __post_init__(self) -> None:
         self.validate()
@@ -161,6 +202,9 @@ class Table:
             raise InvalidArgument(
                 f"{where}.nonfinite must be 'reject' or 'raise', got {self.nonfinite!r}"
             )
+        if not isinstance(self.wire, Wire):
+            raise InvalidArgument(f"{where}.wire must be an em.Wire, got {self.wire!r}")
+        self.wire.validate()
         for part in (self.optimizer, self.initializer, self.admission, self.eviction):
             if part is not None:
                 part.validate()

@@ -14,6 +14,7 @@
 #include "bind/arrays.h"
 #include "bind/bind.h"
 #include "bind/call_connection.h"
+#include "bind/table_spec.h"
 #include "transport/connectors.h"
 
 namespace py = pybind11;
@@ -25,6 +26,7 @@ using Arrays = std::vector<py::array>;
 
 constexpr double kTimeoutMax_s = 86400;
 constexpr int kThreadsMax = 1024;
+constexpr uint64_t kResidualRowsMax = uint64_t{1} << 31;
 
 Deadline DeadlineAfter(double timeout_s) {
   if (!(timeout_s > 0) || timeout_s > kTimeoutMax_s) {  // NaN too.
@@ -166,6 +168,18 @@ size_t Push(Client& client, const std::vector<uint64_t>& salts, const std::vecto
   return result.value();
 }
 
+void SetWire(Client& client, uint64_t salt, uint32_t dim, const std::string& rows,
+             const std::string& grads, uint64_t residual_rows_max) {
+  if (dim == 0 || dim > kWireDimMax || residual_rows_max > kResidualRowsMax) {
+    ThrowIfError(Status::InvalidArgument(
+        "set_wire: dim must be 1 to " + std::to_string(kWireDimMax) +
+        " and residual_rows_max at most " + std::to_string(kResidualRowsMax) + ", got " +
+        std::to_string(dim) + " and " + std::to_string(residual_rows_max)));
+  }
+  client.SetWire(salt, {dim, ParseValueType("encoding of rows", rows),
+                        ParseValueType("encoding of gradients", grads), residual_rows_max});
+}
+
 void ConnectTcp(Client& client, uint16_t server, const std::string& host, uint16_t port,
                 const py::bytes& secret, double timeout_s, const std::optional<std::string>& bind) {
   const Deadline deadline = DeadlineAfter(timeout_s);
@@ -212,6 +226,8 @@ py::dict ClientStats(const Client::Stats& stats) {
   result["bytes_sent"] = stats.bytes_sent;
   result["bytes_received"] = stats.bytes_received;
   result["refused"] = stats.refused;
+  result["residual_rows"] = stats.residual_rows;
+  result["residuals_dropped"] = stats.residuals_dropped;
   return result;
 }
 
@@ -233,13 +249,22 @@ void BindClient(py::module_& module) {
             ThrowIfError(client.SetRouting(version, View<uint16_t>(owners, "owners")));
           },
           py::arg("version"), py::arg("owners"))
+      .def("set_wire", &SetWire, py::arg("salt"), py::arg("dim"), py::arg("rows"), py::arg("grads"),
+           py::arg("residual_rows_max"))
+      .def("clear_residuals", &Client::ClearResiduals, py::call_guard<py::gil_scoped_release>())
       .def("pull", &Pull, py::arg("salts"), py::arg("dims"), py::arg("keys"), py::arg("out"),
            py::arg("absent"), py::arg("mode"), py::arg("now_s"), py::arg("timeout_s"),
            py::arg("refused") = py::none())
       .def("push", &Push, py::arg("salts"), py::arg("dims"), py::arg("keys"), py::arg("grads"),
            py::kw_only(), py::arg("sequence"), py::arg("round"), py::arg("rank"), py::arg("world"),
            py::arg("now_s"), py::arg("timeout_s"), py::arg("refused") = py::none())
-      .def("stats", [](Client& client) { return ClientStats(client.stats()); });
+      .def("stats", [](Client& client) {
+        const Client::Stats stats = [&] {
+          const py::gil_scoped_release release;
+          return client.stats();
+        }();
+        return ClientStats(stats);
+      });
 }
 
 }  // namespace embery

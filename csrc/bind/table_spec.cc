@@ -106,12 +106,16 @@ EvictionSpec ParseEviction(const py::object& value) {
 
 }  // namespace
 
+ValueType ParseValueType(const std::string& what, const std::string& name) {
+  return ParseKind(kValueTypeNames, what, name);
+}
+
 TableSpec ParseTableSpec(const py::dict& values) {
   TableSpec spec;
   spec.name = Get<std::string>(values, "name");
   spec.salt = Murmur3Low64(spec.name.data(), spec.name.size(), 0);
   spec.dim = Get<uint32_t>(values, "dim");
-  spec.value_type = ParseKind(kValueTypeNames, "dtype", Get<std::string>(values, "dtype"));
+  spec.value_type = ParseValueType("dtype", Get<std::string>(values, "dtype"));
   spec.optimizer = ParseOptimizer(values["optimizer"]);
   spec.initializer = ParseInitializer(values["initializer"]);
   spec.admission = ParseAdmission(values["admission"]);

@@ -5,9 +5,14 @@
 
 #include <pybind11/pybind11.h>
 
+#include <string>
+
 #include "table/spec.h"
 
 namespace embery {
+
+// "float32", "float16", "bfloat16" or "int8"; raises InvalidArgument, which begins with `what`.
+ValueType ParseValueType(const std::string& what, const std::string& name);
 
 // Raises InvalidArgument for an unknown kind; ranges were checked in Python.
 TableSpec ParseTableSpec(const pybind11::dict& values);

@@ -8,6 +8,15 @@
 namespace embery {
 namespace {
 
+// The tables of a call with their encodings on the way that it takes.
+template <typename Wire>
+std::vector<TableKeys> Encoded(std::span<const TableKeys> tables, const std::vector<Wire>& wires,
+                               ValueType WireSpec::*encoding) {
+  std::vector<TableKeys> encoded(tables.begin(), tables.end());
+  for (size_t t = 0; t < encoded.size(); ++t) encoded[t].encoding = wires[t].spec.*encoding;
+  return encoded;
+}
+
 template <typename T>
 std::span<const std::byte> AsBytes(const std::vector<T>& values) {
   return std::as_bytes(std::span<const T>(values));
@@ -93,6 +102,55 @@ std::shared_ptr<const ClientRouting> Client::routing() {
   return routing_;
 }
 
+// ---- encodings ----------------------------------------------------------------------------------
+
+void Client::SetWire(uint64_t salt, const WireSpec& spec) {
+  const MutexLock lock(mutex_);
+  const auto at = wires_.find(salt);
+  if (at != wires_.end() && at->second.spec == spec) return;
+  Wire wire{spec, nullptr};
+  if (spec.grads != ValueType::kFloat32 && spec.residual_rows_max >= 2) {
+    wire.residuals = std::make_shared<Residuals>(spec.dim, spec.residual_rows_max);
+  }
+  wires_[salt] = std::move(wire);
+}
+
+void Client::ClearResiduals() {
+  const MutexLock lock(mutex_);
+  for (auto& [salt, wire] : wires_) {
+    if (wire.residuals != nullptr) wire.residuals->Clear();
+  }
+}
+
+Result<std::vector<Client::Wire>> Client::FindWires(std::span<const TableKeys> tables) {
+  std::vector<Wire> wires;
+  const MutexLock lock(mutex_);
+  for (const TableKeys& table : tables) {
+    const auto at = wires_.find(table.salt);
+    wires.push_back(at == wires_.end() ? Wire{{table.dim}, nullptr} : at->second);
+    if (wires.back().spec.dim == table.dim) continue;
+    return Status::InvalidArgument("the wire of table " + std::to_string(table.salt) +
+                                   " was set for rows of " + std::to_string(wires.back().spec.dim) +
+                                   " columns, the call has " + std::to_string(table.dim) +
+                                   "; set it again");
+  }
+  return wires;
+}
+
+std::vector<Feedback> Client::MakeFeedback(const std::vector<Wire>& wires, Scratch& scratch) {
+  if (scratch.undo.size() < wires.size()) scratch.undo.resize(wires.size());
+  std::vector<Feedback> feedback(wires.size());
+  for (size_t t = 0; t < wires.size(); ++t) {
+    Residuals* residuals = wires[t].residuals.get();
+    if (residuals == nullptr) continue;
+    const size_t floats = scratch.shards.distinct_count(t) * residuals->undo_floats();
+    feedback[t] = {residuals, scratch.undo[t].Reset(floats)};
+  }
+  return feedback;
+}
+
+// ---- exchanges ----------------------------------------------------------------------------------
+
 Result<std::shared_ptr<Client::Peer>> Client::FindPeer(uint16_t server) {
   const MutexLock lock(mutex_);
   const auto at = peers_.find(server);
@@ -100,8 +158,6 @@ Result<std::shared_ptr<Client::Peer>> Client::FindPeer(uint16_t server) {
   return Status::Unavailable("server " + std::to_string(server) +
                              " owns slots and is not connected");
 }
-
-// ---- exchanges ----------------------------------------------------------------------------------
 
 Result<std::unique_ptr<Connection>> Client::Take(Peer& peer, Deadline deadline) {
   {
@@ -216,11 +272,20 @@ size_t Client::MarkRefused(const std::vector<bool>& refused, const Shards& shard
 
 Client::Stats Client::stats() {
   std::vector<std::shared_ptr<Peer>> peers;
+  std::vector<std::shared_ptr<Residuals>> residuals;
   Stats stats{};
   {
     const MutexLock lock(mutex_);
     stats = stats_;
     for (const auto& [number, peer] : peers_) peers.push_back(peer);
+    for (const auto& [salt, wire] : wires_) {
+      if (wire.residuals != nullptr) residuals.push_back(wire.residuals);
+    }
+  }
+  for (const std::shared_ptr<Residuals>& of_table : residuals) {
+    const Residuals::Stats kept = of_table->stats();
+    stats.residual_rows += kept.rows;
+    stats.residuals_dropped += kept.dropped;
   }
   for (const std::shared_ptr<Peer>& peer : peers) {
     const MutexLock lock(peer->mutex);
@@ -235,27 +300,28 @@ Result<size_t> Client::Pull(const PullCall& call) {
   const auto by = routing();
   if (by == nullptr) return Status::Unavailable("pull: no routing was set yet");
   EMBERY_RETURN_IF_ERROR(RequireSections(call.tables.size(), "pull"));
+  const Result<std::vector<Wire>> wires = FindWires(call.tables);
+  if (!wires.ok()) return wires.status();
   const auto scratch = scratch_.Take();
   Shards& shards = scratch->shards;
-  shards.Plan(call.tables, by, Repeats::kJoin, pool_);
+  shards.Plan(Encoded(call.tables, wires.value(), &WireSpec::rows), by, Repeats::kJoin, pool_);
   const size_t count = shards.shards().size();
   std::vector<std::vector<std::byte>> heads(count);
   std::vector<Exchange> exchanges(count);
   for (size_t s = 0; s < count; ++s) {
     const Shards::Shard& shard = shards.shards()[s];
     if (shard.keys.empty()) continue;
-    EMBERY_RETURN_IF_ERROR(
-        RequireFits(RowsOffset(shard, call.mode) + shard.floats * sizeof(float), "pull"));
+    EMBERY_RETURN_IF_ERROR(RequireFits(RowsOffset(shard, call.mode) + shard.value_bytes, "pull"));
     heads[s] = EncodePullHead({by->version, call.now_s, call.mode}, shard.sections);
     const std::span<const std::byte> body[] = {heads[s], AsBytes(shard.keys)};
     EMBERY_RETURN_IF_ERROR(Open(exchanges[s], by->servers[s], call.deadline));
     EMBERY_RETURN_IF_ERROR(
         exchanges[s].connection->Start(FrameType::kPull, body, heads[s].size() + body[1].size()));
   }
-  std::vector<const float*> rows(count);
-  std::vector<uint64_t> floats(count);
+  std::vector<const std::byte*> rows(count);
+  std::vector<uint64_t> bytes(count);
   std::vector<bool> refused(count);
-  Shards::Scatter scatter{rows, floats, refused, call.out};
+  Shards::Scatter scatter{kernels_, rows, bytes, refused, call.out};
   // Rows are handed out while more of them come.
   EMBERY_RETURN_IF_ERROR(Finish(exchanges, call.deadline, [&] {
     for (size_t s = 0; s < count; ++s) {
@@ -264,12 +330,12 @@ Result<size_t> Client::Pull(const PullCall& call) {
       const size_t offset = RowsOffset(shards.shards()[s], call.mode);
       const size_t received = connection.received_bytes();
       if (received < offset ||
-          connection.reply().size() != offset + shards.shards()[s].floats * sizeof(float) ||
+          connection.reply().size() != offset + shards.shards()[s].value_bytes ||
           !CarriesRows(connection.reply())) {
         continue;
       }
-      rows[s] = reinterpret_cast<const float*>(connection.reply().data() + offset);
-      floats[s] = (received - offset) / sizeof(float);
+      rows[s] = connection.reply().data() + offset;
+      bytes[s] = received - offset;
     }
     shards.ScatterRows(scatter, pool_);
   }));
@@ -299,67 +365,84 @@ Status Client::CheckRows(const std::vector<Exchange>& exchanges, const Shards& s
     if (exchanges[s].connection == nullptr || head.moved > 0) continue;
     const Shards::Shard& shard = shards.shards()[s];
     const size_t absent = mode == ReadMode::kPeek ? shard.keys.size() : 0;
-    if (head.float_count == shard.floats && head.absent_count == absent) continue;
+    if (head.row_bytes == shard.value_bytes && head.absent_count == absent) continue;
     return Status::Internal(exchanges[s].peer->connector->name() +
                             " answered a pull with another number of rows");
   }
   return Status::Ok();
 }
 
-Result<size_t> Client::Push(const PushCall& call) {
-  const auto by = routing();
-  if (by == nullptr) return Status::Unavailable("push: no routing was set yet");
-  EMBERY_RETURN_IF_ERROR(RequireSections(call.tables.size(), "push"));
-  const auto scratch = scratch_.Take();
-  Shards& shards = scratch->shards;
-  // A group's pushes are summed by the server in rank order: this worker's part may not be summed
-  // before.
-  shards.Plan(call.tables, by, call.world == 1 ? Repeats::kJoin : Repeats::kKeep, pool_);
+Status Client::SendGradients(const PushCall& call, const ClientRouting& by,
+                             std::span<const Feedback> feedback, Scratch& scratch,
+                             std::vector<Exchange>& exchanges) {
+  Shards& shards = scratch.shards;
   const size_t count = shards.shards().size();
-  if (scratch->grads.size() < count) scratch->grads.resize(count);
-  std::vector<float*> to;
+  if (scratch.grads.size() < count) scratch.grads.resize(count);
+  std::vector<std::byte*> to;
   std::vector<std::vector<std::byte>> heads(count);
   std::vector<size_t> grads_offset;  // In the body.
-  const PushHead head{by->version, number_,    call.sequence, call.round,
-                      call.rank,   call.world, call.now_s};
+  const PushHead head{by.version, number_,    call.sequence, call.round,
+                      call.rank,  call.world, call.now_s};
   for (size_t s = 0; s < count; ++s) {
     const Shards::Shard& shard = shards.shards()[s];
     heads[s] = EncodePushHead(head, shard.sections);
     grads_offset.push_back(heads[s].size() + shard.keys.size() * sizeof(uint64_t));
-    EMBERY_RETURN_IF_ERROR(RequireFits(grads_offset[s] + shard.floats * sizeof(float), "push"));
+    // A server decodes them: see DecodePush.
+    const uint64_t float_bytes = shard.float_count * sizeof(float);
+    EMBERY_RETURN_IF_ERROR(RequireFits(grads_offset[s] + float_bytes, "push"));
   }
-  std::vector<Exchange> exchanges(count);
   for (size_t s = 0; s < count; ++s) {
-    EMBERY_RETURN_IF_ERROR(Open(exchanges[s], by->servers[s], call.deadline));
+    EMBERY_RETURN_IF_ERROR(Open(exchanges[s], by.servers[s], call.deadline));
     Connection& connection = *exchanges[s].connection;
     const Shards::Shard& shard = shards.shards()[s];
-    std::byte* place = connection.Place(grads_offset[s] + shard.floats * sizeof(float));
-    to.push_back(place == nullptr ? scratch->grads[s].Reset(shard.floats)
-                                  : reinterpret_cast<float*>(place + grads_offset[s]));
+    std::byte* place = connection.Place(grads_offset[s] + shard.value_bytes);
+    to.push_back(place == nullptr ? scratch.grads[s].Reset(shard.value_bytes)
+                                  : place + grads_offset[s]);
     const std::span<const std::byte> body[] = {
-        heads[s], AsBytes(shard.keys), std::as_bytes(std::span<const float>(to[s], shard.floats))};
+        heads[s], AsBytes(shard.keys), {to[s], shard.value_bytes}};
     EMBERY_RETURN_IF_ERROR(connection.Start(FrameType::kPush, body, grads_offset[s]));
   }
   // Gradients are sent while more of them are summed.
-  Status sending;
+  Status status;
   shards.GatherGradients(
-      kernels_, call.grads, to,
-      [&](std::span<const uint64_t> floats) {
-        for (size_t s = 0; s < count && sending.ok(); ++s) {
-          sending = exchanges[s].connection->SetReady(grads_offset[s] + floats[s] * sizeof(float));
+      {kernels_, call.grads, feedback, to},
+      [&](std::span<const uint64_t> bytes) {
+        for (size_t s = 0; s < count && status.ok(); ++s) {
+          status = exchanges[s].connection->SetReady(grads_offset[s] + bytes[s]);
         }
       },
       pool_);
-  EMBERY_RETURN_IF_ERROR(sending);
-  EMBERY_RETURN_IF_ERROR(Finish(exchanges, call.deadline, [] {}));
+  if (status.ok()) status = Finish(exchanges, call.deadline, [] {});
+  if (!status.ok()) shards.ReturnFeedback(feedback, std::vector<bool>(count, true));
+  return status;
+}
+
+Result<size_t> Client::Push(const PushCall& call) {
+  const auto by = routing();
+  if (by == nullptr) return Status::Unavailable("push: no routing was set yet");
+  EMBERY_RETURN_IF_ERROR(RequireSections(call.tables.size(), "push"));
+  const Result<std::vector<Wire>> wires = FindWires(call.tables);
+  if (!wires.ok()) return wires.status();
+  const auto scratch = scratch_.Take();
+  Shards& shards = scratch->shards;
+  // A group's pushes are summed by the server in rank order: this worker's part may not be summed
+  // before.
+  shards.Plan(Encoded(call.tables, wires.value(), &WireSpec::grads), by,
+              call.world == 1 ? Repeats::kJoin : Repeats::kKeep, pool_);
+  const std::vector<Feedback> feedback = MakeFeedback(wires.value(), *scratch);
+  std::vector<Exchange> exchanges(shards.shards().size());
+  EMBERY_RETURN_IF_ERROR(SendGradients(call, *by, feedback, *scratch, exchanges));
   CountTraffic(exchanges, call.tables, shards);
   const Status failure = FirstFailure(exchanges);
-  size_t refused_count = 0;
-  if (failure.ok()) {
-    std::vector<bool> refused;
-    for (const Exchange& exchange : exchanges) refused.push_back(exchange.reply.head.moved > 0);
-    refused_count = MarkRefused(refused, shards, call.refused);
+  std::vector<bool> refused;
+  std::vector<bool> unapplied;
+  for (const auto& [peer, connection, reply] : exchanges) {
+    refused.push_back(reply.head.moved > 0);
+    unapplied.push_back(connection == nullptr || reply.head.moved > 0 ||
+                        reply.head.code != StatusCode::kOk);
   }
+  shards.ReturnFeedback(feedback, unapplied);
+  const size_t refused_count = failure.ok() ? MarkRefused(refused, shards, call.refused) : 0;
   GiveBack(exchanges);
   if (!failure.ok()) return failure;
   return refused_count;

@@ -20,6 +20,7 @@
 #include "base/recycler.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
+#include "client/residuals.h"
 #include "client/shards.h"
 #include "optim/kernels.h"
 #include "transport/connection.h"
@@ -49,6 +50,17 @@ struct PushCall {
   Deadline deadline;
 };
 
+// How a table's values travel between this client and all servers.
+struct WireSpec {
+  uint32_t dim;
+  ValueType rows = ValueType::kFloat32;
+  ValueType grads = ValueType::kFloat32;
+  // Keys of which is kept what rounding took from their gradients; below 2: none. See residuals.h.
+  uint64_t residual_rows_max = 0;
+
+  friend bool operator==(const WireSpec&, const WireSpec&) = default;
+};
+
 class Client {
  public:
   // `threads` share the work of a call, the caller among them.
@@ -66,11 +78,19 @@ class Client {
   // The number of the owner of each slot.
   Status SetRouting(uint64_t version, std::span<const uint16_t> owners) EXCLUDES(mutex_);
 
+  // From the next call on; float32 both ways until then. Residuals stay if the spec is the same.
+  void SetWire(uint64_t salt, const WireSpec& spec) EXCLUDES(mutex_);
+
+  // Forgets the residuals of all tables, as when rows are replaced.
+  void ClearResiduals() EXCLUDES(mutex_);
+
   // How many keys were refused as no longer the server's; those, and only those, are to be asked
   // for again with newer routing. On failure some rows of `out` may be filled.
   Result<size_t> Pull(const PullCall& call) EXCLUDES(mutex_);
 
-  // The same; on failure some servers may have applied their part.
+  // The same; on failure some servers may have applied their part. Unless a server says that it
+  // applied its part, the residuals of that are as before, so that the same call sends the same
+  // bytes again: a server that knows its sequence applies one of the two.
   Result<size_t> Push(const PushCall& call) EXCLUDES(mutex_);
 
   struct Stats {
@@ -82,6 +102,8 @@ class Client {
     uint64_t bytes_sent;
     uint64_t bytes_received;
     uint64_t refused;
+    uint64_t residual_rows;
+    uint64_t residuals_dropped;
   };
   Stats stats() EXCLUDES(mutex_);
 
@@ -98,17 +120,29 @@ class Client {
     std::unique_ptr<Connection> connection;  // Null where nothing is sent.
     ReplyMessage reply{};
   };
+  struct Wire {
+    WireSpec spec;
+    std::shared_ptr<Residuals> residuals;  // Null if none are kept.
+  };
   struct Scratch {
     Shards shards;
-    std::vector<Buffer<float>> grads;
+    std::vector<Buffer<std::byte>> grads;  // Encoded, of each shard.
+    std::vector<Buffer<float>> undo;       // Of each table.
   };
 
   std::shared_ptr<const ClientRouting> routing() EXCLUDES(mutex_);
+  // The wires of a call's tables; kInvalidArgument if one has another dim.
+  Result<std::vector<Wire>> FindWires(std::span<const TableKeys> tables) EXCLUDES(mutex_);
+  static std::vector<Feedback> MakeFeedback(const std::vector<Wire>& wires, Scratch& scratch);
   Result<std::shared_ptr<Peer>> FindPeer(uint16_t server) EXCLUDES(mutex_);
   Result<std::unique_ptr<Connection>> Take(Peer& peer, Deadline deadline);
   static void GiveBack(std::vector<Exchange>& exchanges);
   // Takes a connection to the server.
   Status Open(Exchange& exchange, uint16_t server, Deadline deadline) EXCLUDES(mutex_);
+  // Returns once all servers have answered; on failure the residuals are as before.
+  Status SendGradients(const PushCall& call, const ClientRouting& by,
+                       std::span<const Feedback> feedback, Scratch& scratch,
+                       std::vector<Exchange>& exchanges) EXCLUDES(mutex_);
   // Calls `progressed` whenever replies may have grown.
   static Status Finish(std::vector<Exchange>& exchanges, Deadline deadline,
                        const std::function<void()>& progressed);
@@ -126,6 +160,7 @@ class Client {
   Mutex mutex_;
   std::map<uint16_t, std::shared_ptr<Peer>> peers_ GUARDED_BY(mutex_);
   std::shared_ptr<const ClientRouting> routing_ GUARDED_BY(mutex_);
+  std::map<uint64_t, Wire> wires_ GUARDED_BY(mutex_);  // By salt.
   Stats stats_ GUARDED_BY(mutex_){};
   Recycler<Scratch> scratch_;
 };

@@ -1,12 +1,14 @@
 #include "client/shards.h"
 
 #include <algorithm>
-#include <cstring>
+#include <functional>
 #include <numeric>
 #include <utility>
 
+#include "base/float_environment.h"
 #include "base/occurrences.h"
 #include "base/prefetch.h"
+#include "optim/row_codec.h"
 
 namespace embery {
 namespace {
@@ -37,28 +39,42 @@ void Shards::FindDistinct(const TableKeys& keys, Repeats repeats, Table& table) 
 
 void Shards::ShareOut(const TableKeys& keys, const ClientRouting& routing, Table& table) {
   Place* places = table.places.Reset(table.distinct.size());
-  table.first_float.clear();
   table.first_key.clear();
-  for (Shard& shard : shards_) {
-    table.first_float.push_back(shard.floats);
-    table.first_key.push_back(shard.keys.size());
-  }
+  for (const Shard& shard : shards_) table.first_key.push_back(shard.keys.size());
   if (shards_.size() == 1) {
     for (uint32_t i = 0; i < table.distinct.size(); ++i) places[i] = {0, i};
     shards_[0].keys.insert(shards_[0].keys.end(), table.distinct.begin(), table.distinct.end());
-  } else {
-    for (size_t i = 0; i < table.distinct.size(); ++i) {
-      const uint64_t key = table.distinct[i];
-      const uint32_t shard = routing.shard_of_slot[SlotOf(MixKey(keys.salt, key))];
-      std::vector<uint64_t>& of_shard = shards_[shard].keys;
-      places[i] = {shard, static_cast<uint32_t>(of_shard.size() - table.first_key[shard])};
-      of_shard.push_back(key);
-    }
+    return;
   }
-  for (size_t s = 0; s < shards_.size(); ++s) {
-    const size_t count = shards_[s].keys.size() - table.first_key[s];
-    shards_[s].sections.push_back({keys.salt, keys.dim, static_cast<uint32_t>(count)});
-    shards_[s].floats += uint64_t{count} * keys.dim;
+  for (size_t i = 0; i < table.distinct.size(); ++i) {
+    const uint64_t key = table.distinct[i];
+    const uint32_t shard = routing.shard_of_slot[SlotOf(MixKey(keys.salt, key))];
+    std::vector<uint64_t>& of_shard = shards_[shard].keys;
+    places[i] = {shard, static_cast<uint32_t>(of_shard.size() - table.first_key[shard])};
+    of_shard.push_back(key);
+  }
+}
+
+void Shards::LayOut(std::span<const TableKeys> tables) {
+  for (Shard& shard : shards_) {
+    shard.sections.clear();
+    shard.value_bytes = 0;
+    shard.float_count = 0;
+  }
+  for (size_t t = 0; t < tables_.size(); ++t) {
+    Table& table = tables_[t];
+    table.encoding = tables[t].encoding;
+    table.row_bytes = ValueBytes(table.encoding, table.dim);
+    table.first_byte.clear();
+    for (size_t s = 0; s < shards_.size(); ++s) {
+      Shard& shard = shards_[s];
+      const size_t end = t + 1 < tables_.size() ? tables_[t + 1].first_key[s] : shard.keys.size();
+      const auto count = static_cast<uint32_t>(end - table.first_key[s]);
+      table.first_byte.push_back(shard.value_bytes);
+      shard.sections.push_back({table.salt, table.dim, count, table.encoding});
+      shard.value_bytes += shard.sections.back().value_bytes();
+      shard.float_count += shard.sections.back().float_count();
+    }
   }
 }
 
@@ -77,18 +93,16 @@ bool Shards::HasKeys(std::span<const TableKeys> tables) const {
 
 void Shards::Plan(std::span<const TableKeys> tables, std::shared_ptr<const ClientRouting> routing,
                   Repeats repeats, ThreadPool& pool) {
-  if (routing == routing_ && repeats == repeats_ && HasKeys(tables)) return;
-  routing_ = std::move(routing);
-  repeats_ = repeats;
-  shards_.resize(routing_->servers.size());
-  for (Shard& shard : shards_) {
-    shard.sections.clear();
-    shard.keys.clear();
-    shard.floats = 0;
+  if (routing != routing_ || repeats != repeats_ || !HasKeys(tables)) {
+    routing_ = std::move(routing);
+    repeats_ = repeats;
+    shards_.resize(routing_->servers.size());
+    for (Shard& shard : shards_) shard.keys.clear();
+    tables_.resize(tables.size());
+    pool.Run(tables.size(), [&](size_t t) { FindDistinct(tables[t], repeats, tables_[t]); });
+    for (size_t t = 0; t < tables.size(); ++t) ShareOut(tables[t], *routing_, tables_[t]);
   }
-  tables_.resize(tables.size());
-  pool.Run(tables.size(), [&](size_t t) { FindDistinct(tables[t], repeats, tables_[t]); });
-  for (size_t t = 0; t < tables.size(); ++t) ShareOut(tables[t], *routing_, tables_[t]);
+  LayOut(tables);
 }
 
 std::span<const uint32_t> Shards::GroupOccurrences(const Table& table) {
@@ -102,10 +116,19 @@ std::span<const uint32_t> Shards::GroupOccurrences(const Table& table) {
   return ends;
 }
 
-void Shards::SumGradients(const Kernels& kernels, const Table& table,
-                          std::span<const uint32_t> ends, const float* grads,
-                          std::span<float* const> to, size_t begin, size_t end) const {
+std::byte* Shards::PlaceOf(const Gather& gather, const Table& table, size_t distinct) const {
+  const Place place = table.places[distinct];
+  return gather.to[place.shard] + table.first_byte[place.shard] + place.row * table.row_bytes;
+}
+
+void Shards::SumGradients(const Gather& gather, size_t t, std::span<const uint32_t> ends,
+                          size_t wave, size_t begin, size_t end) const {
+  const DefaultFloatEnvironment environment;
+  const Table& table = tables_[t];
   const size_t dim = table.dim;
+  const float* grads = gather.grads[t];
+  const bool is_narrow = table.encoding != ValueType::kFloat32;
+  const bool is_encoded_here = is_narrow && gather.feedback[t].residuals == nullptr;
   const uint32_t* occurrences = occurrences_.data();
   size_t first = begin == 0 ? 0 : ends[begin - 1];
   size_t ahead = first;
@@ -113,64 +136,100 @@ void Shards::SumGradients(const Kernels& kernels, const Table& table,
     for (; ahead < std::min<size_t>(table.count, ends[d] + kRowsAhead); ++ahead) {
       PrefetchBytes(grads + occurrences[ahead] * dim, dim * sizeof(float));
     }
-    const Place place = table.places[d];
-    kernels.sum_rows(grads, occurrences + first, ends[d] - first, table.dim,
-                     to[place.shard] + table.first_float[place.shard] + place.row * dim);
+    std::byte* place = PlaceOf(gather, table, d);
+    float* sum = is_narrow ? sums_.data() + (d - wave) * dim : reinterpret_cast<float*>(place);
+    gather.kernels.sum_rows(grads, occurrences + first, ends[d] - first, table.dim, sum);
+    if (is_encoded_here) EncodeRow(gather.kernels, table.encoding, sum, table.dim, place);
     first = ends[d];
   }
 }
 
-void Shards::GatherGradients(const Kernels& kernels, std::span<const float* const> grads,
-                             std::span<float* const> to, const Progressed& progressed,
-                             ThreadPool& pool) {
-  std::vector<uint64_t> floats(shards_.size());
+void Shards::EncodeWithFeedback(const Gather& gather, size_t t, size_t begin, size_t end) const {
+  const DefaultFloatEnvironment environment;
+  const Table& table = tables_[t];
+  const auto [residuals, undo] = gather.feedback[t];
+  const MutexLock lock(residuals->mutex());
+  for (size_t d = begin; d < end; ++d) {
+    if (d + kRowsAhead < end) residuals->Prefetch(table.distinct[d + kRowsAhead]);
+    residuals->Encode(gather.kernels, table.encoding, table.distinct[d],
+                      sums_.data() + (d - begin) * table.dim, PlaceOf(gather, table, d),
+                      undo + d * residuals->undo_floats());
+  }
+}
+
+void Shards::GatherGradients(const Gather& gather, const Progressed& progressed, ThreadPool& pool) {
+  std::vector<uint64_t> bytes(shards_.size());
   const size_t wave = kRowsPerTask * static_cast<size_t>(pool.threads());
   for (size_t t = 0; t < tables_.size(); ++t) {
     const Table& table = tables_[t];
     const std::span<const uint32_t> ends = GroupOccurrences(table);
+    if (table.encoding != ValueType::kFloat32) sums_.Reset(std::min(wave, ends.size()) * table.dim);
     for (size_t begin = 0; begin < ends.size(); begin += wave) {
       const size_t end = std::min(ends.size(), begin + wave);
       pool.Run(TaskCount(end - begin), [&](size_t task) {
         const size_t first = begin + task * kRowsPerTask;
-        SumGradients(kernels, table, ends, grads[t], to, first,
-                     std::min(end, first + kRowsPerTask));
+        SumGradients(gather, t, ends, begin, first, std::min(end, first + kRowsPerTask));
       });
+      // By one thread: which residuals are kept depends on the order of the keys.
+      if (gather.feedback[t].residuals != nullptr) EncodeWithFeedback(gather, t, begin, end);
       for (size_t d = begin; d < end; ++d) {
         const Place place = table.places[d];
-        floats[place.shard] = table.first_float[place.shard] + (size_t{place.row} + 1) * table.dim;
+        bytes[place.shard] =
+            table.first_byte[place.shard] + (size_t{place.row} + 1) * table.row_bytes;
       }
-      progressed(floats);
+      progressed(bytes);
     }
   }
-  for (size_t s = 0; s < shards_.size(); ++s) floats[s] = shards_[s].floats;
-  progressed(floats);
+  for (size_t s = 0; s < shards_.size(); ++s) bytes[s] = shards_[s].value_bytes;
+  progressed(bytes);
+}
+
+void Shards::ReturnFeedback(std::span<const Feedback> feedback,
+                            const std::vector<bool>& unapplied) const {
+  if (std::none_of(unapplied.begin(), unapplied.end(), std::identity())) return;
+  const DefaultFloatEnvironment environment;
+  for (size_t t = 0; t < tables_.size(); ++t) {
+    const Table& table = tables_[t];
+    const auto [residuals, undo] = feedback[t];
+    if (residuals == nullptr) continue;
+    const MutexLock lock(residuals->mutex());
+    // Last first: where a key travels twice, the second took what the first had lost.
+    for (size_t d = table.distinct.size(); d-- > 0;) {
+      if (!unapplied[table.places[d].shard]) continue;
+      residuals->Return(table.distinct[d], undo + d * residuals->undo_floats());
+    }
+  }
 }
 
 size_t Shards::CopyRows(const Scatter& scatter, const Table& table, float* out, size_t begin,
                         size_t end) {
+  const DefaultFloatEnvironment environment;
   const size_t dim = table.dim;
+  const size_t row_bytes = table.row_bytes;
+  const Kernels::DecodeFn decode = scatter.kernels.decode[static_cast<size_t>(table.encoding)];
   for (size_t i = begin; i < end; ++i) {
     const Place place = table.places[table.which[i]];
     if (scatter.skipped[place.shard]) continue;
-    const float* rows = scatter.rows[place.shard];
-    const uint64_t at = table.first_float[place.shard] + place.row * dim;
-    if (rows == nullptr || at + dim > scatter.floats[place.shard]) return i;
+    const std::byte* rows = scatter.rows[place.shard];
+    const uint64_t at = table.first_byte[place.shard] + place.row * row_bytes;
+    if (rows == nullptr || at + row_bytes > scatter.bytes[place.shard]) return i;
     if (i + kRowsAhead < end) {
       const Place next = table.places[table.which[i + kRowsAhead]];
       if (scatter.rows[next.shard] != nullptr) {
-        PrefetchBytes(scatter.rows[next.shard] + table.first_float[next.shard] + next.row * dim,
-                      dim * sizeof(float));
+        PrefetchBytes(
+            scatter.rows[next.shard] + table.first_byte[next.shard] + next.row * row_bytes,
+            row_bytes);
       }
     }
-    std::memcpy(out + i * dim, rows + at, dim * sizeof(float));
+    decode(rows + at, table.dim, out + i * dim);
   }
   return end;
 }
 
 bool Shards::HasAllRows(const Scatter& scatter) const {
   for (size_t s = 0; s < shards_.size(); ++s) {
-    const bool is_whole = scatter.rows[s] != nullptr && scatter.floats[s] == shards_[s].floats;
-    if (!is_whole && !scatter.skipped[s] && shards_[s].floats > 0) return false;
+    const bool is_whole = scatter.rows[s] != nullptr && scatter.bytes[s] == shards_[s].value_bytes;
+    if (!is_whole && !scatter.skipped[s] && shards_[s].value_bytes > 0) return false;
   }
   return true;
 }

@@ -18,6 +18,7 @@
 #include "base/hash.h"
 #include "base/thread_pool.h"
 #include "batch/distinct.h"
+#include "client/residuals.h"
 #include "optim/kernels.h"
 #include "wire/messages.h"
 
@@ -27,6 +28,7 @@ struct TableKeys {
   uint64_t salt;
   uint32_t dim;
   std::span<const uint64_t> keys;
+  ValueType encoding = ValueType::kFloat32;  // Of what travels for them.
 };
 
 // Which server owns each slot, and the numbers of all servers, ascending.
@@ -45,33 +47,47 @@ class Shards {
   struct Shard {
     std::vector<Section> sections;  // One a table.
     std::vector<uint64_t> keys;
-    uint64_t floats = 0;
+    uint64_t value_bytes = 0;
+    uint64_t float_count = 0;
   };
 
-  // Costs little if the keys and the rest are those of the call before: the push of a batch comes
-  // after its pull.
+  // Costs little if the keys and the rest, encodings aside, are those of the call before: the push
+  // of a batch comes after its pull.
   void Plan(std::span<const TableKeys> tables, std::shared_ptr<const ClientRouting> routing,
             Repeats repeats, ThreadPool& pool);
 
   const std::vector<Shard>& shards() const { return shards_; }
 
-  // Sums the gradients of each travelling key, in the order that the store would: `grads[t]` is
-  // (keys, dim) of table t, `to[s]` receives the floats of shard s. `progressed` is called now and
-  // then with how many of each shard's floats are there, and at the end.
-  using Progressed = std::function<void(std::span<const uint64_t> floats)>;
-  void GatherGradients(const Kernels& kernels, std::span<const float* const> grads,
-                       std::span<float* const> to, const Progressed& progressed, ThreadPool& pool);
+  // Distinct keys of a table: as many as it has undo_floats() for in a Feedback.
+  size_t distinct_count(size_t table) const { return tables_[table].distinct.size(); }
+
+  // Gradients on their way into the shards.
+  struct Gather {
+    const Kernels& kernels;
+    std::span<const float* const> grads;  // (keys, dim) of each table.
+    std::span<const Feedback> feedback;   // Of each table; none for float32.
+    std::span<std::byte* const> to;       // Where the value bytes of each shard go.
+  };
+  // Sums the gradients of each travelling key, in the order that the store would, and encodes the
+  // sum where it goes. `progressed` is called now and then with how many of each shard's bytes are
+  // there, and at the end.
+  using Progressed = std::function<void(std::span<const uint64_t> bytes)>;
+  void GatherGradients(const Gather& gather, const Progressed& progressed, ThreadPool& pool);
+
+  // Takes back the part in feedback of the keys of the shards that are set in `unapplied`.
+  void ReturnFeedback(std::span<const Feedback> feedback, const std::vector<bool>& unapplied) const;
 
   // Rows of the shards on their way to where their keys were given.
   struct Scatter {
-    std::span<const float* const> rows;  // The floats of each shard; null: none are there yet.
-    std::span<const uint64_t> floats;    // How many of them are there.
-    const std::vector<bool>& skipped;    // Shards whose keys stay as they are.
-    std::span<float* const> out;         // (keys, dim) of each table.
-    size_t table = 0;                    // Where to go on.
+    const Kernels& kernels;
+    std::span<const std::byte* const> rows;  // Of each shard; null: none are there yet.
+    std::span<const uint64_t> bytes;         // How many of them are there.
+    const std::vector<bool>& skipped;        // Shards whose keys stay as they are.
+    std::span<float* const> out;             // (keys, dim) of each table.
+    size_t table = 0;                        // Where to go on.
     size_t key = 0;
   };
-  // Copies rows, in the order of the keys, up to the first that is not there.
+  // Decodes rows, in the order of the keys, up to the first that is not there.
   void ScatterRows(Scatter& scatter, ThreadPool& pool) const;
 
   // The same for one byte a key.
@@ -89,13 +105,15 @@ class Shards {
   struct Table {
     uint64_t salt = 0;
     uint32_t dim = 0;
+    ValueType encoding = ValueType::kFloat32;
+    size_t row_bytes = 0;
     size_t count = 0;
     Buffer<uint64_t> keys;  // As given.
     std::vector<uint64_t> distinct;
-    Buffer<RowIndex> which;             // Of each given key: its position among the distinct ones.
-    Buffer<Place> places;               // Of each distinct key.
-    std::vector<uint64_t> first_float;  // Of each shard: where the table's rows begin.
-    std::vector<uint64_t> first_key;
+    Buffer<RowIndex> which;            // Of each given key: its position among the distinct ones.
+    Buffer<Place> places;              // Of each distinct key.
+    std::vector<uint64_t> first_key;   // Of each shard: where the table's keys begin.
+    std::vector<uint64_t> first_byte;  // And its values.
     DistinctFinder finder;
   };
 
@@ -103,14 +121,20 @@ class Shards {
   static void FindDistinct(const TableKeys& keys, Repeats repeats, Table& table);
   // Fills occurrences_; returns where each distinct key's end there, until the next call.
   std::span<const uint32_t> GroupOccurrences(const Table& table);
-  // Sums the gradients of distinct keys begin..end-1 of a table.
-  void SumGradients(const Kernels& kernels, const Table& table, std::span<const uint32_t> ends,
-                    const float* grads, std::span<float* const> to, size_t begin, size_t end) const;
-  // Copies rows to keys begin..end-1 of a table; returns the first whose row is not there.
+  // Sums the gradients of distinct keys begin..end-1 of table t, whose wave of keys begins at
+  // `wave`, and encodes them unless there is a residual to be added.
+  void SumGradients(const Gather& gather, size_t t, std::span<const uint32_t> ends, size_t wave,
+                    size_t begin, size_t end) const;
+  // Adds the residuals of distinct keys begin..end-1 to their sums, and encodes them, in order.
+  void EncodeWithFeedback(const Gather& gather, size_t t, size_t begin, size_t end) const;
+  std::byte* PlaceOf(const Gather& gather, const Table& table, size_t distinct) const;
+  // Decodes rows to keys begin..end-1 of a table; returns the first whose row is not there.
   static size_t CopyRows(const Scatter& scatter, const Table& table, float* out, size_t begin,
                          size_t end);
   bool HasAllRows(const Scatter& scatter) const;
   void ShareOut(const TableKeys& keys, const ClientRouting& routing, Table& table);
+  // Gives the values of the shards their places.
+  void LayOut(std::span<const TableKeys> tables);
 
   std::vector<Table> tables_;
   std::vector<Shard> shards_;
@@ -118,6 +142,7 @@ class Shards {
   Repeats repeats_ = Repeats::kJoin;
   Buffer<uint32_t> ends_;
   Buffer<uint32_t> occurrences_;
+  Buffer<float> sums_;  // Of a wave of distinct keys, where they are not sent as they are.
 };
 
 }  // namespace embery

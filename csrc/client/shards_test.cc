@@ -40,6 +40,8 @@ struct Batch {
   }
 };
 
+const Kernels& Best() { return *FindKernels("auto").value(); }
+
 // What a server would send for a key's column.
 float ValueOf(uint64_t salt, uint64_t key, size_t column) {
   return static_cast<float>(Fmix64(key ^ salt) % 100'000) + static_cast<float>(column);
@@ -82,23 +84,24 @@ TEST(GradientsAreSummedInTheOrderOfTheStore) {
   Shards shards;
   shards.Plan(batch.tables, RoutingOf(3), Repeats::kJoin, pool);
   std::vector<std::vector<float>> sums;
-  std::vector<float*> to;
-  for (const auto& shard : shards.shards()) sums.emplace_back(shard.floats);
-  for (auto& sum : sums) to.push_back(sum.data());
+  std::vector<std::byte*> to;
+  for (const auto& shard : shards.shards()) sums.emplace_back(shard.float_count);
+  for (auto& sum : sums) to.push_back(reinterpret_cast<std::byte*>(sum.data()));
   const float* grads[] = {batch.grads[0].data(), batch.grads[1].data()};
   std::vector<uint64_t> reported(3);
+  const std::vector<Feedback> none(2);
   shards.GatherGradients(
-      *FindKernels("auto").value(), grads, to,
-      [&](std::span<const uint64_t> floats) {
+      {Best(), grads, none, to},
+      [&](std::span<const uint64_t> bytes) {
         for (size_t s = 0; s < 3; ++s) {
-          CHECK_TRUE(floats[s] >= reported[s]);
-          reported[s] = floats[s];
+          CHECK_TRUE(bytes[s] >= reported[s]);
+          reported[s] = bytes[s];
         }
       },
       pool);
   for (size_t s = 0; s < 3; ++s) {
     const Shards::Shard& shard = shards.shards()[s];
-    CHECK_EQ(reported[s], shard.floats);
+    CHECK_EQ(reported[s], shard.value_bytes);
     const float* row = sums[s].data();
     size_t at = 0;
     for (size_t t = 0; t < 2; ++t) {
@@ -112,6 +115,56 @@ TEST(GradientsAreSummedInTheOrderOfTheStore) {
         }
       }
     }
+  }
+}
+
+// What three pushes of a batch would send, and the residuals that they leave, as bytes.
+std::vector<std::vector<std::byte>> PushThrice(const Batch& batch, Repeats repeats, int threads,
+                                               ValueType type, size_t residual_rows_max) {
+  std::vector<TableKeys> tables = batch.tables;
+  for (TableKeys& table : tables) table.encoding = type;
+  ThreadPool pool(threads);
+  Shards shards;
+  std::vector<std::unique_ptr<Residuals>> residuals;
+  std::vector<std::vector<float>> undo(2);
+  std::vector<Feedback> feedback(2);
+  std::vector<std::vector<std::byte>> sent;
+  for (int push = 0; push < 3; ++push) {
+    shards.Plan(tables, RoutingOf(3), repeats, pool);
+    for (size_t t = 0; t < 2 && residual_rows_max > 0; ++t) {
+      if (push == 0) {
+        residuals.push_back(std::make_unique<Residuals>(kDims[t], residual_rows_max));
+      }
+      undo[t].resize(shards.distinct_count(t) * residuals[t]->undo_floats());
+      feedback[t] = {residuals[t].get(), undo[t].data()};
+    }
+    std::vector<std::byte*> to;
+    const size_t first = sent.size();
+    for (const auto& shard : shards.shards()) sent.emplace_back(shard.value_bytes);
+    for (size_t s = first; s < sent.size(); ++s) to.push_back(sent[s].data());
+    const float* grads[] = {batch.grads[0].data(), batch.grads[1].data()};
+    shards.GatherGradients({Best(), grads, feedback, to}, [](std::span<const uint64_t>) {}, pool);
+    // The second push is refused by one server.
+    if (push == 1) shards.ReturnFeedback(feedback, {false, true, false});
+  }
+  return sent;
+}
+
+TEST(ThreadsDoNotChangeWhatIsSent) {
+  const Batch batch(4);
+  for (const Repeats repeats : {Repeats::kJoin, Repeats::kKeep}) {
+    for (const ValueType type : {ValueType::kFloat16, ValueType::kBfloat16, ValueType::kInt8}) {
+      // None; enough for all keys; so few that some are dropped within a push.
+      for (const size_t residual_rows_max : {size_t{0}, size_t{100'000}, size_t{1000}}) {
+        const auto sent = PushThrice(batch, repeats, 1, type, residual_rows_max);
+        CHECK_TRUE(sent == PushThrice(batch, repeats, 4, type, residual_rows_max));
+        if (residual_rows_max == 0) CHECK_TRUE(sent[0] == sent[3]);
+        // The server that refused is sent the same again, the others are not.
+        if (residual_rows_max == 100'000) CHECK_TRUE(sent[0] != sent[3] && sent[4] == sent[7]);
+      }
+    }
+    CHECK_TRUE(PushThrice(batch, repeats, 1, ValueType::kFloat32, 0) ==
+               PushThrice(batch, repeats, 4, ValueType::kFloat32, 0));
   }
 }
 
@@ -137,20 +190,20 @@ TEST(RowsReachEveryKeyInWhateverPiecesTheyCome) {
     std::vector<float> out[2];
     for (size_t t = 0; t < 2; ++t) out[t].assign(batch.keys[t].size() * kDims[t], -1);
     float* const outs[] = {out[0].data(), out[1].data()};
-    std::vector<const float*> rows(3);
-    std::vector<uint64_t> floats(3);
+    std::vector<const std::byte*> rows(3);
+    std::vector<uint64_t> bytes(3);
     const std::vector<bool> skipped = {false, false, seed % 2 == 1};
-    Shards::Scatter scatter{rows, floats, skipped, outs};
+    Shards::Scatter scatter{Best(), rows, bytes, skipped, outs};
     const auto all_there = [&] {
       for (size_t s = 0; s < 3; ++s) {
-        if (floats[s] < replies[s].size()) return false;
+        if (bytes[s] < replies[s].size() * sizeof(float)) return false;
       }
       return true;
     };
     while (!all_there()) {
       const size_t s = random() % 3;
-      rows[s] = replies[s].data();
-      floats[s] = std::min<uint64_t>(floats[s] + 5000, replies[s].size());
+      rows[s] = reinterpret_cast<const std::byte*>(replies[s].data());
+      bytes[s] = std::min<uint64_t>(bytes[s] + 20'001, replies[s].size() * sizeof(float));
       shards.ScatterRows(scatter, pool);
     }
     for (size_t t = 0; t < 2; ++t) {

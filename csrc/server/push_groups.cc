@@ -5,6 +5,8 @@
 #include <string>
 #include <utility>
 
+#include "optim/row_codec.h"
+
 namespace embery {
 
 void PushGroups::MoveOut(Groups::node_type group, std::vector<Contribution>& to) {
@@ -73,27 +75,32 @@ std::vector<Contribution> PushGroups::TakeAll() {
   return all;
 }
 
-void JoinedPush::Add(const PushMessage& push, const SlotSet& done) {
+void JoinedPush::Add(const Kernels& kernels, const PushMessage& push, const SlotSet& done) {
   for (const SectionView& section : push.sections) {
     auto at = std::find_if(sections_.begin(), sections_.end(),
                            [&](const SectionView& s) { return s.salt == section.salt; });
     if (at == sections_.end()) {
-      at = sections_.insert(at, {section.salt, section.dim, 0, nullptr, nullptr});
+      at = sections_.insert(at, {Section{section.salt, section.dim, 0}});
       keys_.emplace_back();
       grads_.emplace_back();
     }
     const auto which = static_cast<size_t>(at - sections_.begin());
-    const size_t dim = section.dim;
+    std::vector<float>& grads = grads_[which];
+    const auto append = [&](uint32_t first, uint32_t count) {
+      const uint64_t* keys = section.keys + first;
+      keys_[which].insert(keys_[which].end(), keys, keys + count);
+      const size_t before = grads.size();
+      grads.resize(before + size_t{count} * section.dim);
+      const size_t row_bytes = ValueBytes(section.encoding, section.dim);
+      DecodeRows(kernels, section.encoding, section.grads + first * row_bytes, count, section.dim,
+                 grads.data() + before);
+    };
     if (done.empty()) {
-      keys_[which].insert(keys_[which].end(), section.keys, section.keys + section.count);
-      grads_[which].insert(grads_[which].end(), section.grads, section.grads + section.count * dim);
+      append(0, section.count);
       continue;
     }
     for (uint32_t i = 0; i < section.count; ++i) {
-      if (done.Contains(SlotOf(MixKey(section.salt, section.keys[i])))) continue;
-      const float* grad = section.grads + i * dim;
-      keys_[which].push_back(section.keys[i]);
-      grads_[which].insert(grads_[which].end(), grad, grad + dim);
+      if (!done.Contains(SlotOf(MixKey(section.salt, section.keys[i])))) append(i, 1);
     }
   }
 }
@@ -102,7 +109,7 @@ const std::vector<SectionView>& JoinedPush::sections() {
   for (size_t i = 0; i < sections_.size(); ++i) {
     sections_[i].count = static_cast<uint32_t>(keys_[i].size());
     sections_[i].keys = keys_[i].data();
-    sections_[i].grads = grads_[i].data();
+    sections_[i].grads = reinterpret_cast<const std::byte*>(grads_[i].data());
   }
   return sections_;
 }

@@ -12,6 +12,7 @@
 #include "base/mutex.h"
 #include "base/slot_set.h"
 #include "base/status.h"
+#include "optim/kernels.h"
 #include "transport/handler.h"
 #include "wire/messages.h"
 
@@ -57,12 +58,12 @@ class PushGroups {
   Groups groups_ GUARDED_BY(mutex_);  // By round.
 };
 
-// The sections of several pushes joined by table, each table's keys in the order of the pushes.
-// Requires: sections of one table agree in dim.
+// The sections of several pushes joined by table as float32, each table's keys in the order of the
+// pushes. Requires: sections of one table agree in dim; they may differ in encoding.
 class JoinedPush {
  public:
   // Without the keys whose slot is in `done`.
-  void Add(const PushMessage& push, const SlotSet& done);
+  void Add(const Kernels& kernels, const PushMessage& push, const SlotSet& done);
 
   const std::vector<SectionView>& sections();
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/counter.h"
+#include "optim/row_codec.h"
 
 namespace embery {
 namespace {
@@ -213,32 +214,58 @@ Reply Service::Pull(const Request& request) {
   }
   ReplyHead head;
   head.routing_version = routing_.version;
-  for (const SectionView& s : sections) head.float_count += uint64_t{s.count} * s.dim;
+  for (const SectionView& section : sections) head.row_bytes += section.value_bytes();
   const uint64_t keys = TotalKeys(sections);
-  if (head.float_count * sizeof(float) + keys + kHeaderBytes > kBodyBytesMax) {
+  if (head.row_bytes + keys + kHeaderBytes > kBodyBytesMax) {
     return Outcome(id, Status::InvalidArgument("a pull of " + std::to_string(keys) +
                                                " rows is too large for a frame; "
                                                "pull it in parts"));
   }
   const size_t absent_count = pull.mode == ReadMode::kPeek ? keys : 0;
-  Body rows = TakeRows(request, absent_count, head.float_count * sizeof(float));
-  if (head.float_count > 0 && rows.data() == nullptr) {
+  Body rows = TakeRows(request, absent_count, head.row_bytes);
+  if (head.row_bytes > 0 && rows.data() == nullptr) {
     return Outcome(id, Status::ResourceExhausted("no memory for the rows of a pull"));
   }
   std::vector<uint8_t> absent(absent_count);
   std::vector<PullRequest> requests;
-  auto* out = reinterpret_cast<float*>(rows.data());
+  std::byte* out = rows.data();
   uint8_t* flags = absent.empty() ? nullptr : absent.data();
   for (size_t i = 0; i < sections.size(); ++i) {
-    requests.push_back({ids[i], sections[i].keys, sections[i].count, RowsOut(out), flags});
-    out += size_t{sections[i].count} * sections[i].dim;
-    if (flags != nullptr) flags += sections[i].count;
+    const SectionView& section = sections[i];
+    const RowsOut to(out, section.encoding);
+    requests.push_back({ids[i], section.keys, section.count, to, flags});
+    out += section.value_bytes();
+    if (flags != nullptr) flags += section.count;
   }
   const Status status = store_.Pull(requests, ToPullMode(pull.mode), pull.now_s);
   if (!status.ok()) return Outcome(id, status);
   Count(stats_.rows_pulled, keys);
   head.absent_count = static_cast<uint32_t>(absent.size());
   return MakeReply(id, head, {}, absent, std::move(rows));
+}
+
+Status Service::DecodeGradients(const std::vector<SectionView>& sections, Body& decoded,
+                                std::vector<const float*>& grads) {
+  const auto is_narrow = [](const SectionView& s) { return s.encoding != ValueType::kFloat32; };
+  size_t decoded_bytes = 0;
+  for (const SectionView& section : sections) {
+    if (is_narrow(section)) decoded_bytes += section.float_count() * sizeof(float);
+  }
+  decoded = Body::Take(pool_, decoded_bytes);
+  if (decoded_bytes > 0 && decoded.data() == nullptr) {
+    return Status::ResourceExhausted("no memory for the gradients of a push");
+  }
+  auto* next = reinterpret_cast<float*>(decoded.data());
+  for (const SectionView& section : sections) {
+    if (!is_narrow(section)) {
+      grads.push_back(reinterpret_cast<const float*>(section.grads));
+      continue;
+    }
+    DecodeRows(store_.kernels(), section.encoding, section.grads, section.count, section.dim, next);
+    grads.push_back(next);
+    next += section.float_count();
+  }
+  return Status::Ok();
 }
 
 Status Service::ApplyAdmitted(std::span<const PushMessage* const> pushes,
@@ -251,14 +278,17 @@ Status Service::ApplyAdmitted(std::span<const PushMessage* const> pushes,
   }
   JoinedPush joined;
   for (size_t i = 0; i < pushes.size() && !is_whole; ++i) {
-    joined.Add(*pushes[i], admitted[i].claim.done);
+    joined.Add(store_.kernels(), *pushes[i], admitted[i].claim.done);
   }
   const std::vector<SectionView>& sections = is_whole ? pushes[0]->sections : joined.sections();
   std::vector<TableId> ids;
   EMBERY_RETURN_IF_ERROR(FindTables(sections, ids));
+  Body decoded;
+  std::vector<const float*> grads;
+  EMBERY_RETURN_IF_ERROR(DecodeGradients(sections, decoded, grads));
   std::vector<PushRequest> requests;
   for (size_t i = 0; i < sections.size(); ++i) {
-    requests.push_back({ids[i], sections[i].keys, sections[i].count, sections[i].grads});
+    requests.push_back({ids[i], sections[i].keys, sections[i].count, grads[i]});
   }
   const Status status =
       store_.Push(requests, pushes[0]->head.now_s, counts ? PushStep::kNext : PushStep::kPresent);

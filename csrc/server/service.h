@@ -104,6 +104,9 @@ class Service final : public Handler {
   void Push(Request request, Done done) EXCLUDES(gate_);
   // Applies pushes joined into one; they are known from then on.
   Status Apply(std::span<const PushMessage* const> pushes) REQUIRES_SHARED(gate_);
+  // Where the gradients of each section are as float32: in the body, or in `decoded`.
+  Status DecodeGradients(const std::vector<SectionView>& sections, Body& decoded,
+                         std::vector<const float*>& grads);
   Status ApplyAdmitted(std::span<const PushMessage* const> pushes,
                        const std::vector<Admitted>& admitted) REQUIRES_SHARED(gate_);
   void ApplyGroup(std::vector<Contribution> group) EXCLUDES(gate_);

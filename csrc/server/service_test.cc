@@ -21,6 +21,12 @@ constexpr ServerNumber kNumber = 3;
 struct Answer {
   std::vector<std::byte> body;
   ReplyMessage message;
+
+  float float_at(size_t i) const {
+    float value;
+    std::memcpy(&value, &message.rows[i * sizeof(float)], sizeof(value));
+    return value;
+  }
 };
 
 class ServiceFixture {
@@ -123,9 +129,9 @@ TEST(PushIsAppliedBeforeItIsAnswered) {
   REQUIRE_TRUE(answer.has_value());
   CHECK_TRUE(answer->message.head.code == StatusCode::kOk);
   const Answer pulled = fixture.Pull({6, 5});
-  REQUIRE_TRUE(pulled.message.head.float_count == 4);
-  CHECK_EQ(pulled.message.rows[0], 1.0f);
-  CHECK_EQ(pulled.message.rows[2], 2.0f);
+  REQUIRE_TRUE(pulled.message.head.row_bytes == 16);
+  CHECK_EQ(pulled.float_at(0), 1.0f);
+  CHECK_EQ(pulled.float_at(2), 2.0f);
 }
 
 TEST(OneKeyOfAnotherServerRefusesTheWholeRequest) {
@@ -170,7 +176,7 @@ TEST(GroupWaitsForAllItsRanks) {
   CHECK_EQ(fixture.rows(), 0U);
   fixture.Send(FrameType::kPush, ServiceFixture::PushBody(OfGroup(0, 2, 2), {5}, -2), second);
   REQUIRE_TRUE(first.has_value() && second.has_value());
-  CHECK_EQ(fixture.Pull({5}).message.rows[0], 3.0f);
+  CHECK_EQ(fixture.Pull({5}).float_at(0), 3.0f);
 }
 
 TEST(GroupWhoseSlotsMovedWhileItWaitedIsRefused) {
@@ -195,7 +201,7 @@ TEST(PushThatComesAgainIsAppliedOnce) {
   ServiceFixture fixture;
   for (int i = 0; i < 3; ++i) fixture.MustPush(OfClient(1, 1), {5, 6}, -1);
   fixture.MustPush(OfClient(2, 1), {5}, -1);
-  CHECK_EQ(fixture.Pull({5}).message.rows[0], 2.0f);
+  CHECK_EQ(fixture.Pull({5}).float_at(0), 2.0f);
   CHECK_EQ(fixture.step(), 2U);
 }
 
@@ -208,8 +214,8 @@ TEST(PushThatWasRefusedIsAppliedToTheRest) {
   fixture.changed_at()[SlotOfKey(5)] = 3;
   fixture.SetRouting(3);
   fixture.MustPush(OfClient(1, 1, 3), {5, 6}, -1);
-  CHECK_EQ(fixture.Pull({5}, 3).message.rows[0], 1.0f);
-  CHECK_EQ(fixture.Pull({6}, 3).message.rows[0], 1.0f);
+  CHECK_EQ(fixture.Pull({5}, 3).float_at(0), 1.0f);
+  CHECK_EQ(fixture.Pull({6}, 3).float_at(0), 1.0f);
   CHECK_EQ(fixture.step(), 1U);
 }
 
@@ -222,12 +228,12 @@ TEST(FrozenSlotsAreReadAndNotChanged) {
   fixture.Send(FrameType::kPush, ServiceFixture::PushBody(OfClient(1, 2), {5, 6}, -1), answer);
   CHECK_EQ(answer->message.head.moved, 1U);
   CHECK_EQ(fixture.Pull({5}, 1, ReadMode::kTrain).message.head.moved, 1U);
-  CHECK_EQ(fixture.Pull({5}).message.rows[0], 1.0f);
+  CHECK_EQ(fixture.Pull({5}).float_at(0), 1.0f);
   fixture.MustPush(OfClient(1, 3), {6}, -1);
   fixture.SetRouting(2);
   fixture.MustPush(OfClient(1, 2), {5, 6}, -1);
-  CHECK_EQ(fixture.Pull({5}).message.rows[0], 2.0f);
-  CHECK_EQ(fixture.Pull({6}).message.rows[0], 3.0f);
+  CHECK_EQ(fixture.Pull({5}).float_at(0), 2.0f);
+  CHECK_EQ(fixture.Pull({6}).float_at(0), 3.0f);
 }
 
 TEST(RankWhoseReplyWasLostIsAnsweredAlone) {
@@ -239,12 +245,12 @@ TEST(RankWhoseReplyWasLostIsAnsweredAlone) {
   }
   fixture.Send(FrameType::kPush, ServiceFixture::PushBody(OfGroup(1, 2, 1), {5}, -1), answers[2]);
   REQUIRE_TRUE(answers[2].has_value());
-  CHECK_EQ(fixture.Pull({5}).message.rows[0], 2.0f);
+  CHECK_EQ(fixture.Pull({5}).float_at(0), 2.0f);
   // Rank 0 has a slot that has moved here since, rank 1 has none.
   fixture.Send(FrameType::kPush, ServiceFixture::PushBody(OfGroup(0, 2, 0), {5, 6}, -1),
                answers[0]);
-  CHECK_EQ(fixture.Pull({5}).message.rows[0], 2.0f);
-  CHECK_EQ(fixture.Pull({6}).message.rows[0], 1.0f);
+  CHECK_EQ(fixture.Pull({5}).float_at(0), 2.0f);
+  CHECK_EQ(fixture.Pull({6}).float_at(0), 1.0f);
   CHECK_EQ(fixture.step(), 1U);
 }
 
@@ -309,7 +315,7 @@ TEST(DamagedRequestsAreAnsweredAndHarmNothing) {
   }
   fixture.service().Stop();
   for (const auto& answer : answers) CHECK_TRUE(answer.has_value());
-  CHECK_EQ(fixture.Pull({1, 2}).message.head.float_count, 4U);
+  CHECK_EQ(fixture.Pull({1, 2}).message.head.row_bytes, 16U);
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ struct FrameHeader {
 
 inline constexpr size_t kHeaderBytes = 24;
 inline constexpr uint32_t kFrameMagic = 0x59424d45;
-inline constexpr uint16_t kFrameVersion = 1;
+inline constexpr uint16_t kFrameVersion = 2;
 inline constexpr uint32_t kBodyBytesMax = uint32_t{1} << 30;
 
 void EncodeHeader(const FrameHeader& header, std::byte* out);

@@ -1,9 +1,13 @@
 #include "wire/messages.h"
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <string>
 #include <type_traits>
 #include <utility>
+
+#include "wire/frame.h"
 
 namespace embery {
 namespace {
@@ -31,7 +35,7 @@ struct RawReply {
   uint64_t routing_version;
   uint32_t moved;
   uint32_t absent_count;
-  uint64_t float_count;
+  uint64_t row_bytes;
 };
 static_assert(sizeof(RawPull) == 24 && sizeof(RawPush) == 48 && sizeof(RawReply) == 32);
 static_assert(ReplyRowsOffset(0) == sizeof(RawReply));
@@ -83,6 +87,17 @@ class Reader {
     return Status::Ok();
   }
 
+  // `count` bytes, and zeros up to a multiple of 8.
+  template <typename T>
+  Status ViewPadded(uint64_t count, const T*& data) {
+    static_assert(sizeof(T) == 1);
+    EMBERY_RETURN_IF_ERROR(View(RoundUp8(count), data));
+    if (std::any_of(data + count, data + RoundUp8(count), [](T pad) { return pad != T{}; })) {
+      return Malformed("its padding is not zero");
+    }
+    return Status::Ok();
+  }
+
   Status End() const {
     if (rest_.empty()) return Status::Ok();
     return Malformed(std::to_string(rest_.size()) + " bytes follow its end");
@@ -93,6 +108,20 @@ class Reader {
 };
 
 enum class WithGradients : uint8_t { kWithout, kWith };
+
+Status CheckSection(const Section& section) {
+  if (section.dim == 0 || section.dim > kWireDimMax) {
+    return Malformed("a section has rows of " + std::to_string(section.dim) + " columns");
+  }
+  if (static_cast<size_t>(section.encoding) >= kValueTypes) {
+    return Malformed("a section's encoding is " +
+                     std::to_string(static_cast<unsigned>(section.encoding)));
+  }
+  if (section.reserved != std::array<uint8_t, 7>{}) {
+    return Malformed("a section's last bytes are not zero");
+  }
+  return Status::Ok();
+}
 
 Status ReadSections(Reader& reader, uint32_t section_count, WithGradients gradients,
                     std::vector<SectionView>& views) {
@@ -105,15 +134,20 @@ Status ReadSections(Reader& reader, uint32_t section_count, WithGradients gradie
   views.reserve(section_count);
   for (uint32_t i = 0; i < section_count; ++i) {
     const Section& section = sections[i];
-    if (section.dim == 0 || section.dim > kWireDimMax) {
-      return Malformed("a section has rows of " + std::to_string(section.dim) + " columns");
-    }
-    views.push_back({section.salt, section.dim, section.count, nullptr, nullptr});
+    EMBERY_RETURN_IF_ERROR(CheckSection(section));
+    views.push_back({section});
   }
   for (SectionView& view : views) EMBERY_RETURN_IF_ERROR(reader.View(view.count, view.keys));
   if (gradients == WithGradients::kWith) {
+    uint64_t float_count = 0;
     for (SectionView& view : views) {
-      EMBERY_RETURN_IF_ERROR(reader.View(uint64_t{view.count} * view.dim, view.grads));
+      EMBERY_RETURN_IF_ERROR(reader.View(view.value_bytes(), view.grads));
+      float_count += view.float_count();
+    }
+    // What a narrow encoding unfolds to is limited as if it had come unfolded.
+    if (float_count > kBodyBytesMax / sizeof(float)) {
+      return Malformed("it has " + std::to_string(float_count) + " gradient values, at most " +
+                       std::to_string(kBodyBytesMax / sizeof(float)) + " are allowed");
     }
   }
   return reader.End();
@@ -165,7 +199,7 @@ std::vector<std::byte> EncodeReplyHead(const ReplyHead& head, std::string_view t
                      head.routing_version,
                      head.moved,
                      head.absent_count,
-                     head.float_count};
+                     head.row_bytes};
   writer.Put(&raw, sizeof(raw));
   writer.Put(text.data(), text.size());
   writer.Pad();
@@ -182,6 +216,7 @@ Result<PullMessage> DecodePull(std::span<const std::byte> body) {
   if (raw.mode > static_cast<uint32_t>(ReadMode::kPeek)) {
     return Malformed("its mode is " + std::to_string(raw.mode));
   }
+  if (raw.reserved != 0) return Malformed("the end of its head is not zero");
   PullMessage message{{raw.routing_version, raw.now_s, static_cast<ReadMode>(raw.mode)}, {}};
   EMBERY_RETURN_IF_ERROR(
       ReadSections(reader, raw.sections, WithGradients::kWithout, message.sections));
@@ -227,14 +262,16 @@ Result<ReplyMessage> DecodeReply(std::span<const std::byte> body) {
   }
   ReplyMessage message{};
   message.head = {static_cast<StatusCode>(raw.status), raw.routing_version, raw.moved,
-                  raw.absent_count, raw.float_count};
+                  raw.absent_count, raw.row_bytes};
   const char* text = nullptr;
-  EMBERY_RETURN_IF_ERROR(reader.View(RoundUp8(raw.text_bytes), text));
+  EMBERY_RETURN_IF_ERROR(reader.ViewPadded(raw.text_bytes, text));
   message.text = {text, raw.text_bytes};
   const uint8_t* absent = nullptr;
-  EMBERY_RETURN_IF_ERROR(reader.View(RoundUp8(raw.absent_count), absent));
+  EMBERY_RETURN_IF_ERROR(reader.ViewPadded(raw.absent_count, absent));
   message.absent = {absent, raw.absent_count};
-  EMBERY_RETURN_IF_ERROR(reader.View(raw.float_count, message.rows));
+  const std::byte* rows = nullptr;
+  EMBERY_RETURN_IF_ERROR(reader.View(raw.row_bytes, rows));
+  message.rows = {rows, raw.row_bytes};
   EMBERY_RETURN_IF_ERROR(reader.End());
   return message;
 }
@@ -244,7 +281,7 @@ bool CarriesRows(std::span<const std::byte> front) {
   if (front.size() < sizeof(raw)) return false;
   std::memcpy(&raw, front.data(), sizeof(raw));
   return raw.status == static_cast<uint32_t>(StatusCode::kOk) && raw.moved == 0 &&
-         raw.text_bytes == 0 && raw.float_count > 0;
+         raw.text_bytes == 0 && raw.row_bytes > 0;
 }
 
 }  // namespace embery

@@ -2,12 +2,16 @@
 //
 //   Hello  uint64 client; the secret
 //   Pull   uint64 routing version; uint32 now_s; uint32 mode; uint32 sections; uint32 0
-//          sections: {uint64 salt; uint32 dim; uint32 keys}; the keys of all sections, uint64
+//          sections: {uint64 salt; uint32 dim; uint32 keys; uint8 encoding; 7 bytes of zero}; the
+//          keys of all sections, uint64
 //   Push   uint64 routing version, client, sequence, round; uint32 rank, world, now_s, sections
-//          sections and keys as above; the gradients of all sections, float32 (keys, dim)
+//          sections and keys as above; the gradients of all sections
 //   Reply  uint32 status; uint32 bytes of the message; uint64 routing version of the server;
-//          uint32 slots moved; uint32 absent flags; uint64 floats; the message; the flags, uint8 a
-//          key; the rows of all sections, float32 (keys, dim)
+//          uint32 slots moved; uint32 absent flags; uint64 bytes of rows; the message; the flags,
+//          uint8 a key; the rows of all sections
+//
+// An encoding is the number of a ValueType. Gradients are of their section's, and so are the rows
+// that answer it: ValueBytes(encoding, dim) bytes a key, in the layout of row_codec.h.
 //
 // Decoding checks every length before anything is allocated, and that nothing is left over.
 //
@@ -15,6 +19,7 @@
 // must be aligned to 8 bytes.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -22,6 +27,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "optim/spec.h"
 
 namespace embery {
 
@@ -39,15 +45,17 @@ struct Section {
   uint64_t salt;
   uint32_t dim;
   uint32_t count;
-};
-static_assert(sizeof(Section) == 16);
+  ValueType encoding = ValueType::kFloat32;
+  std::array<uint8_t, 7> reserved{};
 
-struct SectionView {
-  uint64_t salt;
-  uint32_t dim;
-  uint32_t count;
-  const uint64_t* keys;
-  const float* grads;  // Null in a Pull.
+  uint64_t value_bytes() const { return count * uint64_t{ValueBytes(encoding, dim)}; }
+  uint64_t float_count() const { return uint64_t{count} * dim; }
+};
+static_assert(sizeof(Section) == 24);
+
+struct SectionView : Section {
+  const uint64_t* keys = nullptr;
+  const std::byte* grads = nullptr;  // Null in a Pull.
 };
 
 struct PullHead {
@@ -81,14 +89,14 @@ struct ReplyHead {
   uint64_t routing_version = 0;
   uint32_t moved = 0;  // Keys whose slots the server refused; then nothing was done.
   uint32_t absent_count = 0;
-  uint64_t float_count = 0;
+  uint64_t row_bytes = 0;
 };
 
 struct ReplyMessage {
   ReplyHead head;
   std::string_view text;
   std::span<const uint8_t> absent;
-  const float* rows;
+  std::span<const std::byte> rows;
 };
 
 // What comes before the keys; the caller sends keys and gradients from where they are.

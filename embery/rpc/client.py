@@ -36,7 +36,7 @@ TIMEOUT_S = 10.0
 CALL_TIMEOUT_S = 60.0
 # The server answers a call that waits by itself; this much later the caller gives up on it.
 WAIT_GRACE_S = 5.0
-DATA_VERSIONS = (1,)
+DATA_VERSIONS = (2,)
 
 
 @dataclass(frozen=True, slots=True)

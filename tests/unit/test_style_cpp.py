@@ -17,7 +17,7 @@ LAYERS: dict[str, set[str]] = {
     "optim": {"base"},
     "batch": {"base"},
     "table": {"base", "optim"},
-    "wire": {"base"},
+    "wire": {"base", "optim"},
     "transport": {"base", "wire"},
     "server": {"base", "optim", "table", "wire", "transport"},
     "client": {"base", "optim", "batch", "wire", "transport"},

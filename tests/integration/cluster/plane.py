@@ -55,6 +55,23 @@ class Plane:
         client.set_routing(1, self.owners if owners is None else owners)
         return client
 
+    def set_wire(
+        self,
+        client: Any,
+        table: str,
+        *,
+        rows: str = "float32",
+        grads: str = "float32",
+        residual_rows_max: int = 1000,
+    ) -> None:
+        dim = self.tables[table].dim
+        client.set_wire(_native.table_salt(table), dim, rows, grads, residual_rows_max)
+
+    def move(self, version: int, owners: NDArray[np.uint16]) -> None:
+        """Give all servers another routing, of which no client hears."""
+        for server in self.servers:
+            server.set_routing(version, owners, np.full(SLOTS, version, np.uint64))
+
     def connect(self, client: Any, server: int) -> None:
         address = self.addresses[server]
         if self.transport == "tcp":

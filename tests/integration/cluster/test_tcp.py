@@ -44,7 +44,7 @@ def fmix64(x: int) -> int:
 
 def header(kind: int, request: int, body_bytes: int) -> bytes:
     """Encode a header by the format's page, not by the code under test."""
-    fields = struct.pack("<4sHHQI", b"EMBY", 1, kind, request, body_bytes)
+    fields = struct.pack("<4sHHQI", b"EMBY", 2, kind, request, body_bytes)
     words = struct.unpack("<QQQ", fields + bytes(4))
     mixed = fmix64(words[2] ^ fmix64(words[1] ^ fmix64(words[0])))
     return fields + struct.pack("<I", mixed >> 32)

@@ -53,7 +53,7 @@ def serve() -> Iterator[Callable[[DataPlane], ServerClient]]:
 
 def test_offers_come_best_first_with_what_opens_them(serve: Any) -> None:
     terms = serve(ALL).negotiate()
-    assert (terms.number, terms.version, terms.secret) == (3, 1, SECRET)
+    assert (terms.number, terms.version, terms.secret) == (3, 2, SECRET)
     assert (terms.offers, terms.reasons) == ((SHM, TCP), ())
 
 
@@ -85,8 +85,8 @@ def test_a_transport_that_is_asked_for_is_had_or_the_reason_told(serve: Any, wan
 
 def test_versions_that_do_not_match_are_told_apart(serve: Any) -> None:
     client = serve(ALL)
-    assert client.negotiate(versions=(1, 2)).version == 1
-    with pytest.raises(InvalidArgument, match=r"versions \[7, 8\].*expected one of \[1\]"):
+    assert client.negotiate(versions=(1, 2)).version == 2
+    with pytest.raises(InvalidArgument, match=r"versions \[7, 8\].*expected one of \[2\]"):
         client.negotiate(versions=(7, 8))
 
 
