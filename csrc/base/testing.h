@@ -6,7 +6,9 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <sstream>
 #include <string>
@@ -45,6 +47,18 @@ bool CheckEqual(const A& a, const B& b, const char* text, const char* file, int 
   out << "expected equal: " << text << ", got " << a << " and " << b;
   Fail(file, line, out.str());
   return false;
+}
+
+inline uint64_t NumberFromEnvironment(const char* name, uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
+}
+
+// How much a randomised test does: EMBERY_TEST_OPERATIONS, else `long_count` where EMBERY_TEST_LONG
+// is 1, else `short_count`.
+inline uint64_t OperationsOfTest(uint64_t short_count, uint64_t long_count) {
+  const bool is_long = NumberFromEnvironment("EMBERY_TEST_LONG", 0) == 1;
+  return NumberFromEnvironment("EMBERY_TEST_OPERATIONS", is_long ? long_count : short_count);
 }
 
 inline int RunAll(int argc, char** argv) {

@@ -3,7 +3,6 @@
 // An operation is one key of a batch. Their number, over all cases, is EMBERY_TEST_OPERATIONS; else
 // 10^8 where EMBERY_TEST_LONG is 1; else what takes a second or two. EMBERY_TEST_SEED changes them.
 #include <array>
-#include <cstdlib>
 #include <random>
 
 #include "table/store_model.h"
@@ -16,16 +15,8 @@ constexpr uint64_t kLongOperations = 100'000'000;
 constexpr uint64_t kCases = 5;
 constexpr uint64_t kSalt = 0x9ae16a3b2f90404f;
 
-uint64_t NumberFromEnvironment(const char* name, uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
-}
-
 uint64_t OperationsOfACase() {
-  const bool is_long = NumberFromEnvironment("EMBERY_TEST_LONG", 0) == 1;
-  return NumberFromEnvironment("EMBERY_TEST_OPERATIONS",
-                               is_long ? kLongOperations : kShortOperations) /
-         kCases;
+  return testing::OperationsOfTest(kShortOperations, kLongOperations) / kCases;
 }
 
 // Keys of a case: kind ones, the extreme ones, and crowds with one tag in the first, a middle and
@@ -178,7 +169,7 @@ class Comparison {
 
 void Compare(const TableSpec& spec, int threads, size_t keys,
              Keys (*universe)(size_t, std::mt19937_64&)) {
-  const uint64_t seed = NumberFromEnvironment("EMBERY_TEST_SEED", 1);
+  const uint64_t seed = testing::NumberFromEnvironment("EMBERY_TEST_SEED", 1);
   std::mt19937_64 random(seed);
   Comparison(spec, threads, universe(keys, random), seed).Run(OperationsOfACase());
 }
