@@ -105,6 +105,20 @@ class Server:
             Unavailable: the port is in use, or the host unknown.
         """
 
+    def listen_rdma(self, device: str = "", gid_index: int = -1) -> str:
+        """Serve over RDMA; return the device, its port and its address in words.
+
+        Args:
+            device: its name; "" takes the first that is fit.
+            gid_index: in the table of the device's port; -1 takes an IPv4 RoCE v2 one, else IPv6.
+
+        Raises:
+            Unavailable: there is no fit device; the message says why.
+        """
+
+    def accept_rdma(self, address: bytes) -> bytes:
+        """Make an RDMA connection to the end at `address`; return the address of this one."""
+
     def add_table(self, salt: int, table: int) -> None:
         """Serve the store's table of that id under its salt."""
 
@@ -175,6 +189,21 @@ class Client:
 
     def connect_shm(self, server: int, socket: str, secret: bytes, timeout_s: float) -> None:
         """Connect to a server on this machine, by the name that its `listen_shm` returned."""
+
+    def connect_rdma(
+        self,
+        server: int,
+        exchange: Callable[[bytes], bytes],
+        secret: bytes,
+        timeout_s: float,
+        device: str = "",
+        gid_index: int = -1,
+    ) -> None:
+        """Connect to a server over RDMA; device and GID as `Server.listen_rdma` says.
+
+        `exchange` carries the address of an end to `Server.accept_rdma` and back. It is called for
+        each connection, from any thread, and must keep a deadline of its own.
+        """
 
     def connect_call(self, server: int, call: Callable[[bytes], bytes]) -> None:
         """Reach a server through `call`, which carries a frame to `Server.handle` and back.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from embery.errors import EmberyError, InvalidArgument
+from embery.errors import EmberyError, InvalidArgument, Unavailable
 from embery.observability.logs import facts
 from embery.ps.service import DataPlane, ServerService
 from embery.ps.tables import ServedTables
@@ -31,6 +31,7 @@ from embery.rpc.client import Beat, CoordinatorClient, ServerGrant
 from embery.rpc.credentials import Credentials, require_protected
 from embery.rpc.heartbeat import Heartbeat
 from embery.rpc.serving import RpcServer
+from embery.rpc.transports import rdma_choice
 from embery.rpc.v1 import server_pb2 as s
 from embery.rpc.v1.server_pb2_grpc import add_ServerServicer_to_server
 from embery.validation import require_int
@@ -175,8 +176,18 @@ class ParameterServer:
         offers = [s.Offer(shm=s.ShmOffer(socket=self._tables.native.listen_shm()))]
         reasons = []
         if options.credentials.tls and not (is_loopback(options.host) or options.insecure):
-            reasons.append("tcp: it is not encrypted, and this cluster uses TLS")
+            reasons += [
+                f"{transport}: it is not encrypted, and this cluster uses TLS"
+                for transport in ("rdma", "tcp")
+            ]
         else:
+            try:
+                device = self._tables.native.listen_rdma(*rdma_choice())
+            except Unavailable as error:
+                reasons.append(f"rdma: {error}")
+            else:
+                offers.append(s.Offer(rdma=s.RdmaOffer(device=device)))
+                log.info("data plane listens", extra=facts(device=device))
             port = self._tables.native.listen_tcp(options.host, options.data_port)
             offers.append(s.Offer(tcp=s.TcpOffer(host=options.host, port=port)))
             log.info("data plane listens", extra=facts(address=join_address(options.host, port)))

@@ -126,6 +126,11 @@ class ServerService(SavingService):
         self._receiver.receive(chunk.data for chunk in request_iterator)
         return s.ReceiveSlotsReply()
 
+    @answering
+    def ConnectRdma(self, request: s.RdmaEnd, context: Any) -> s.RdmaEnd:
+        """Make this server's end of an RDMA connection."""
+        return s.RdmaEnd(address=self._tables.native.accept_rdma(request.address))
+
     @streaming
     def Call(self, request_iterator: Iterator[s.Chunk], context: Any) -> Iterator[s.Chunk]:
         """Answer a frame of the data plane."""

@@ -11,28 +11,12 @@
 
 #include "base/memory.h"
 #include "base/mutex.h"
+#include "bind/callable.h"
 
 namespace py = pybind11;
 
 namespace embery {
 namespace {
-
-// A callable that may be dropped by any thread.
-class Callable {
- public:
-  explicit Callable(const py::function& call) : call_(new py::function(call)) {}
-  ~Callable() {
-    const py::gil_scoped_acquire gil;
-    delete call_;
-  }
-  Callable(const Callable&) = delete;
-  Callable& operator=(const Callable&) = delete;
-
-  py::object operator()(const py::bytes& frame) const { return (*call_)(frame); }
-
- private:
-  py::function* call_;
-};
 
 // One request under way; shared by the connection and the thread that runs it.
 struct Errand {
@@ -48,44 +32,26 @@ struct Errand {
   size_t reply_bytes GUARDED_BY(mutex) = 0;
 };
 
-StatusCode CodeOf(const py::error_already_set& error) {
-  const py::object table = py::module_::import("embery.errors").attr("FROM_STATUS");
-  for (const StatusCode code : kAllErrorCodes) {
-    if (error.matches(table[StatusCodeName(code)])) return code;
-  }
-  return StatusCode::kInternal;
-}
-
-// Requires the GIL. The body of the reply in memory aligned for its arrays.
-Result<Region> CallOut(const Callable& call, const std::vector<std::byte>& frame, size_t& bytes) {
-  try {
-    const py::object reply =
-        call(py::bytes(reinterpret_cast<const char*>(frame.data()), frame.size()));
-    if (!py::isinstance<py::bytes>(reply)) {
-      return Status::Internal("the call returned no bytes");
-    }
-    const auto text = reply.cast<std::string_view>();
-    const auto view = DecodeFrame(std::as_bytes(std::span<const char>(text)));
-    if (!view.ok()) return view.status();
-    bytes = view.value().body.size();
-    Region region = Region::Allocate(std::max<size_t>(bytes, 1));
-    if (!region) return Status::ResourceExhausted("no memory for a reply");
-    std::memcpy(region.data(), view.value().body.data(), bytes);
-    return region;
-  } catch (const py::error_already_set& error) {
-    return Status(CodeOf(error), py::str(error.value()).cast<std::string>());
-  }
+// The body of the reply, in memory aligned for its arrays.
+Status TakeReply(std::span<const std::byte> reply, Region& to, size_t& bytes) {
+  const auto view = DecodeFrame(reply);
+  if (!view.ok()) return view.status();
+  bytes = view.value().body.size();
+  to = Region::Allocate(std::max<size_t>(bytes, 1));
+  if (!to) return Status::ResourceExhausted("no memory for a reply");
+  std::memcpy(to.data(), view.value().body.data(), bytes);
+  return Status::Ok();
 }
 
 void Run(const Callable& call, Errand& errand) {
   size_t bytes = 0;
-  Result<Region> reply = [&] {
-    const py::gil_scoped_acquire gil;
-    return CallOut(call, errand.frame, bytes);
-  }();
+  Region reply;
+  Status status = call.Call(errand.frame, [&](std::span<const std::byte> frame) {
+    return TakeReply(frame, reply, bytes);
+  });
   const MutexLock lock(errand.mutex);
-  errand.status = reply.status();
-  if (reply.ok()) errand.reply = std::move(reply).value();
+  errand.status = std::move(status);
+  errand.reply = std::move(reply);
   errand.reply_bytes = bytes;
   errand.done = true;
   eventfd_write(errand.done_fd, 1);

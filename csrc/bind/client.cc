@@ -14,8 +14,10 @@
 #include "bind/arrays.h"
 #include "bind/bind.h"
 #include "bind/call_connection.h"
+#include "bind/callable.h"
 #include "bind/table_spec.h"
 #include "transport/connectors.h"
+#include "transport/rdma_connection.h"
 
 namespace py = pybind11;
 
@@ -206,6 +208,31 @@ void ConnectShm(Client& client, uint16_t server, const std::string& socket, cons
   ThrowIfError(status);
 }
 
+void ConnectRdma(Client& client, uint16_t server, const py::function& exchange,
+                 const py::bytes& secret, double timeout_s, const std::string& device,
+                 int gid_index) {
+  const Deadline deadline = DeadlineAfter(timeout_s);
+  const auto call = std::make_shared<const Callable>(exchange);
+  const auto through_call = [call](std::span<const std::byte> address) {
+    std::vector<std::byte> reply;
+    const Status status = call->Call(address, [&](std::span<const std::byte> bytes) {
+      reply.assign(bytes.begin(), bytes.end());
+      return Status::Ok();
+    });
+    return status.ok() ? Result<std::vector<std::byte>>(std::move(reply)) : status;
+  };
+  Status status;
+  {
+    const auto text = secret.cast<std::string>();
+    const py::gil_scoped_release release;
+    auto connector =
+        MakeRdmaConnector(server, {device, gid_index}, through_call, client.number(), text);
+    status = connector.ok() ? client.Connect(server, std::move(connector).value(), deadline)
+                            : connector.status();
+  }
+  ThrowIfError(status);
+}
+
 void ConnectCall(Client& client, uint16_t server, const py::function& call) {
   auto connector = MakeCallConnector(server, call);
   Status status;
@@ -240,6 +267,8 @@ void BindClient(py::module_& module) {
            py::arg("secret"), py::arg("timeout_s"), py::arg("bind") = py::none())
       .def("connect_shm", &ConnectShm, py::arg("server"), py::arg("socket"), py::arg("secret"),
            py::arg("timeout_s"))
+      .def("connect_rdma", &ConnectRdma, py::arg("server"), py::arg("exchange"), py::arg("secret"),
+           py::arg("timeout_s"), py::arg("device") = "", py::arg("gid_index") = -1)
       .def("connect_call", &ConnectCall, py::arg("server"), py::arg("call"))
       .def("disconnect", &Client::Disconnect, py::arg("server"),
            py::call_guard<py::gil_scoped_release>())

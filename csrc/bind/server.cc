@@ -181,6 +181,30 @@ void BindServer(py::module_& module) {
              return std::move(name).value();
            })
       .def(
+          "listen_rdma",
+          [](Server& server, const std::string& device, int gid_index) {
+            Result<std::string> name = [&] {
+              const py::gil_scoped_release release;
+              return server.ListenRdma({device, gid_index});
+            }();
+            ThrowIfError(name.status());
+            return std::move(name).value();
+          },
+          py::arg("device") = "", py::arg("gid_index") = -1)
+      .def(
+          "accept_rdma",
+          [](Server& server, const py::bytes& address) {
+            const auto text = address.cast<std::string_view>();
+            const Result<std::vector<std::byte>> reply = [&] {
+              const py::gil_scoped_release release;
+              return server.AcceptRdma(std::as_bytes(std::span<const char>(text)));
+            }();
+            ThrowIfError(reply.status());
+            return py::bytes(reinterpret_cast<const char*>(reply.value().data()),
+                             reply.value().size());
+          },
+          py::arg("address"))
+      .def(
           "add_table",
           [](Server& server, uint64_t salt, TableId table) {
             Status status;

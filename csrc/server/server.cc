@@ -36,6 +36,30 @@ Result<std::string> Server::ListenShm() {
   return name;
 }
 
+Result<std::string> Server::ListenRdma(const RdmaOptions& options) {
+  const MutexLock lock(mutex_);
+  if (stopped_) return Status::Unavailable("listen_rdma: the server was stopped");
+  if (rdma_ != nullptr) return Status::InvalidArgument("listen_rdma: the server does already");
+  auto listener = RdmaListener::Open(options, threads_, service_, pool_, traffic_["rdma"]);
+  if (!listener.ok()) {
+    traffic_.erase("rdma");
+    return listener.status();
+  }
+  rdma_ = std::move(listener).value();
+  listeners_.push_back(rdma_);
+  return rdma_->device();
+}
+
+Result<std::vector<std::byte>> Server::AcceptRdma(std::span<const std::byte> address) {
+  std::shared_ptr<RdmaListener> listener;
+  {
+    const MutexLock lock(mutex_);
+    listener = rdma_;
+  }
+  if (listener == nullptr) return Status::Unavailable("the server does not listen for RDMA");
+  return listener->Accept(address);
+}
+
 Result<Reply> Server::Handle(std::span<const std::byte> frame) {
   const Result<FrameView> view = DecodeFrame(frame);
   if (!view.ok()) return view.status();
@@ -75,7 +99,7 @@ std::vector<std::pair<std::string, const ListenerStats*>> Server::Traffic() {
 }
 
 void Server::Stop() {
-  std::vector<std::unique_ptr<Listener>> listeners;
+  std::vector<std::shared_ptr<Listener>> listeners;
   {
     const MutexLock lock(mutex_);
     stopped_ = true;
@@ -83,7 +107,7 @@ void Server::Stop() {
   }
   // First what waits for others, so that its connections still carry the reply.
   service_.Stop();
-  for (const std::unique_ptr<Listener>& listener : listeners) listener->Stop();
+  for (const std::shared_ptr<Listener>& listener : listeners) listener->Stop();
   // What came between.
   service_.Stop();
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "base/status.h"
 #include "server/service.h"
 #include "transport/listener.h"
+#include "transport/rdma_listener.h"
 #include "wire/body.h"
 
 namespace embery {
@@ -38,6 +40,12 @@ class Server {
   // Returns the name of the socket.
   Result<std::string> ListenShm() EXCLUDES(mutex_);
 
+  // Returns the name of the device.
+  Result<std::string> ListenRdma(const RdmaOptions& options) EXCLUDES(mutex_);
+
+  // Takes the address of a client's end of RDMA, and returns that of the end made for it.
+  Result<std::vector<std::byte>> AcceptRdma(std::span<const std::byte> address) EXCLUDES(mutex_);
+
   // The reply to a frame that some other channel carried; blocks until a group's push is applied.
   Result<Reply> Handle(std::span<const std::byte> frame) EXCLUDES(mutex_);
 
@@ -50,7 +58,8 @@ class Server {
   Mutex mutex_;
   // Its entries stay where they are, for listeners to count in.
   std::map<std::string, ListenerStats> traffic_ GUARDED_BY(mutex_);
-  std::vector<std::unique_ptr<Listener>> listeners_ GUARDED_BY(mutex_);
+  std::vector<std::shared_ptr<Listener>> listeners_ GUARDED_BY(mutex_);
+  std::shared_ptr<RdmaListener> rdma_ GUARDED_BY(mutex_);  // One of them, or null.
   bool stopped_ GUARDED_BY(mutex_) = false;
 };
 

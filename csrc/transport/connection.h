@@ -71,6 +71,13 @@ class Connector {
   virtual const std::string& name() const = 0;
 };
 
+// Shows a server the secret, which must come before all else; blocks until it is accepted.
+Status Greet(Connection& connection, std::span<const std::byte> hello, const std::string& name,
+             Deadline deadline);
+
+// What Greet says when the deadline has passed.
+Status NotLetIn(const std::string& name);
+
 // Waits until one of `connections` can go on; false if the deadline passed.
 bool WaitForAny(std::span<const pollfd> awaited, Deadline deadline);
 

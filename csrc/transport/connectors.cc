@@ -14,10 +14,6 @@
 namespace embery {
 namespace {
 
-Status TooLate(const std::string& name) {
-  return {StatusCode::kDeadlineExceeded, name + " did not let the client in in time"};
-}
-
 // What TCP and shared memory have in common: a socket is connected, and shows the secret.
 class SocketConnector : public Connector {
  public:
@@ -37,7 +33,7 @@ class SocketConnector : public Connector {
         continue;
       }
       auto connection = MakeSocketConnection(std::move(socket).value(), name_, pool_, sharing_);
-      EMBERY_RETURN_IF_ERROR(Greet(*connection, deadline));
+      EMBERY_RETURN_IF_ERROR(Greet(*connection, hello_, name_, deadline));
       return connection;
     }
     return failure;
@@ -58,28 +54,12 @@ class SocketConnector : public Connector {
       return Status::Unavailable(name_ + " cannot be reached (" + ErrorText(errno) + ")");
     }
     const pollfd awaited{made.fd(), POLLOUT, 0};
-    if (!WaitForAny({&awaited, 1}, deadline)) return TooLate(name_);
+    if (!WaitForAny({&awaited, 1}, deadline)) return NotLetIn(name_);
     int error = 0;
     socklen_t bytes = sizeof(error);
     getsockopt(made.fd(), SOL_SOCKET, SO_ERROR, &error, &bytes);
     if (error == 0) return made;
     return Status::Unavailable(name_ + " cannot be reached (" + ErrorText(error) + ")");
-  }
-
-  Status Greet(Connection& connection, Deadline deadline) const {
-    const std::span<const std::byte> body[] = {hello_};
-    EMBERY_RETURN_IF_ERROR(connection.Start(FrameType::kHello, body, hello_.size()));
-    while (true) {
-      const Result<bool> done = connection.Advance();
-      if (!done.ok()) return done.status();
-      if (done.value()) break;
-      const pollfd awaited = connection.Awaited();
-      if (!WaitForAny({&awaited, 1}, deadline)) return TooLate(name_);
-    }
-    const Result<ReplyMessage> reply = DecodeReply(connection.reply());
-    if (!reply.ok()) return Status::Internal(name_ + ": " + reply.status().message());
-    if (reply.value().head.code == StatusCode::kOk) return Status::Ok();
-    return {reply.value().head.code, name_ + ": " + std::string(reply.value().text)};
   }
 
   const std::string name_;

@@ -43,6 +43,8 @@ class RdmaConnection final : public Connection {
 
   RdmaEndpoint& endpoint() { return *endpoint_; }
 
+  std::byte* Place(size_t bytes) override { return endpoint_->Place(bytes).data(); }
+
   Status Start(FrameType type, Pieces body, size_t ready_bytes) override {
     endpoint_->Release();
     body_bytes_ = 0;
@@ -128,36 +130,22 @@ class RdmaConnector final : public Connector {
     if (!made.ok()) return Named(made.status());
     std::unique_ptr<RdmaConnection> connection = std::move(made).value();
     RdmaEndpoint& endpoint = connection->endpoint();
-    const auto reply = exchange_(EncodeRdmaAddress(endpoint.address()), deadline);
+    const auto reply = exchange_(EncodeRdmaAddress(endpoint.address()));
     if (!reply.ok()) return Named(reply.status());
     const Result<RdmaAddress> peer = DecodeRdmaAddress(reply.value());
     if (!peer.ok()) return Named(peer.status());
     EMBERY_RETURN_IF_ERROR(Named(endpoint.Connect(peer.value())));
-    EMBERY_RETURN_IF_ERROR(Greet(*connection, deadline));
+    EMBERY_RETURN_IF_ERROR(Greet(*connection, hello_, name_, deadline));
     return std::unique_ptr<Connection>(std::move(connection));
   }
 
  private:
   Status Named(const Status& status) const {
-    return status.ok() ? status : Status(status.code(), name_ + ": " + status.message());
-  }
-
-  Status Greet(Connection& connection, Deadline deadline) const {
-    const std::span<const std::byte> body[] = {hello_};
-    EMBERY_RETURN_IF_ERROR(connection.Start(FrameType::kHello, body, hello_.size()));
-    while (true) {
-      const Result<bool> done = connection.Advance();
-      if (!done.ok()) return done.status();
-      if (done.value()) break;
-      const pollfd awaited = connection.Awaited();
-      if (!WaitForAny({&awaited, 1}, deadline)) {
-        return {StatusCode::kDeadlineExceeded, name_ + " did not let the client in in time"};
-      }
-    }
-    const Result<ReplyMessage> reply = DecodeReply(connection.reply());
-    if (!reply.ok()) return {StatusCode::kInternal, name_ + ": " + reply.status().message()};
-    if (reply.value().head.code == StatusCode::kOk) return Status::Ok();
-    return {reply.value().head.code, name_ + ": " + std::string(reply.value().text)};
+    if (status.ok()) return status;
+    // Another transport may do without the memory that is not to be had, here or there.
+    const bool is_exhausted = status.code() == StatusCode::kResourceExhausted;
+    return {is_exhausted ? StatusCode::kUnavailable : status.code(),
+            name_ + ": " + status.message()};
   }
 
   const std::string name_;

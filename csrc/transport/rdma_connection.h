@@ -18,9 +18,8 @@
 namespace embery {
 
 // Carries one end's address to a server over another channel, which lets in whom it may, and brings
-// back the other's.
-using RdmaExchange =
-    std::function<Result<std::vector<std::byte>>(std::span<const std::byte>, Deadline)>;
+// back the other's; it must keep a deadline of its own.
+using RdmaExchange = std::function<Result<std::vector<std::byte>>(std::span<const std::byte>)>;
 
 // kUnavailable if there is no device.
 Result<std::unique_ptr<Connector>> MakeRdmaConnector(uint16_t server, const RdmaOptions& options,

@@ -240,6 +240,13 @@ Status RdmaEndpoint::Grow(Slab& slab, size_t bytes, Slab::Access access) const {
 
 // ---- outgoing -----------------------------------------------------------------------------------
 
+std::span<std::byte> RdmaEndpoint::Place(size_t bytes) {
+  if (bytes <= kSmallBytesMax || !PollSends().ok() || in_flight_ > 0) return {};
+  // Without the memory, Send says so.
+  if (!Grow(*outbox_, bytes, Slab::Access::kLocal).ok()) return {};
+  return outbox_->bytes().first(bytes);
+}
+
 Status RdmaEndpoint::Send(std::span<const std::byte, kHeaderBytes> header, Pieces body,
                           size_t ready_bytes) {
   std::copy(header.begin(), header.end(), header_.begin());
@@ -268,7 +275,7 @@ Status RdmaEndpoint::SendHeader() {
   // The last frame's memory is needed again.
   if (in_flight_ > 0) EMBERY_RETURN_IF_ERROR(PollSends().status());
   if (in_flight_ > 0) return Status::Ok();
-  if (!is_small) EMBERY_RETURN_IF_ERROR(Grow(outbox_, body_bytes_, Slab::Access::kLocal));
+  if (!is_small) EMBERY_RETURN_IF_ERROR(Grow(*outbox_, body_bytes_, Slab::Access::kLocal));
   const std::span<std::byte> slot = Slot(kFrameSlot);
   std::copy(header_.begin(), header_.end(), slot.begin());
   const size_t with_header = is_small ? body_bytes_ : 0;
@@ -283,7 +290,7 @@ Status RdmaEndpoint::WriteBody() {
   while (written_ < body_bytes_ && in_flight_ < kSendsMax) {
     const size_t bytes = std::min(kWriteBytes, body_bytes_ - written_);
     if (written_ + bytes > ready_) return Status::Ok();
-    const std::span<std::byte> to = outbox_.bytes().subspan(written_, bytes);
+    const std::span<std::byte> to = outbox_->bytes().subspan(written_, bytes);
     CopyOut(to);
     verbs::SendRequest request{};
     request.remote_address = peer_inbox_.address + written_;
@@ -292,7 +299,7 @@ Status RdmaEndpoint::WriteBody() {
     const bool is_mark = written_ % mark_bytes == 0 || written_ == body_bytes_;
     request.kind = is_mark ? verbs::SendKind::kWriteWithImmediate : verbs::SendKind::kWrite;
     request.immediate = htonl(static_cast<uint32_t>(written_));
-    EMBERY_RETURN_IF_ERROR(Post(request, to, outbox_.local_key()));
+    EMBERY_RETURN_IF_ERROR(Post(request, to, outbox_->local_key()));
   }
   if (written_ == body_bytes_) sending_ = Sending::kNothing;
   return Status::Ok();
@@ -302,7 +309,7 @@ void RdmaEndpoint::CopyOut(std::span<std::byte> to) {
   while (!to.empty()) {
     std::span<const std::byte>& piece = pieces_[next_piece_];
     const size_t bytes = std::min(piece.size(), to.size());
-    std::copy_n(piece.begin(), bytes, to.begin());
+    if (piece.data() != to.data()) std::copy_n(piece.begin(), bytes, to.begin());
     piece = piece.subspan(bytes);
     to = to.subspan(bytes);
     if (piece.empty()) ++next_piece_;

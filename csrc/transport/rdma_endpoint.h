@@ -82,6 +82,11 @@ class RdmaEndpoint {
 
   // ---- outgoing: requires is_sent() and that the frame that came in is released.
 
+  // Memory in which the next body is not copied on its way; empty if it is small, or while the last
+  // one may still be read from there.
+  std::span<std::byte> Place(size_t bytes);
+  // Keeps that memory when the endpoint has gone.
+  std::shared_ptr<const void> place_owner() const { return outbox_; }
   Status Send(std::span<const std::byte, kHeaderBytes> header, Pieces body, size_t ready_bytes);
   Status SetReady(size_t ready_bytes);
   bool is_sent() const { return sending_ == Sending::kNothing; }
@@ -181,7 +186,7 @@ class RdmaEndpoint {
   size_t ready_ = 0;
   size_t written_ = 0;
   uint32_t in_flight_ = 0;  // Posted, and not known to be complete.
-  Slab outbox_;
+  std::shared_ptr<Slab> outbox_ = std::make_shared<Slab>();
   Inbox peer_inbox_{};
 
   // Incoming.

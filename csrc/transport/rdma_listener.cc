@@ -173,7 +173,7 @@ void RdmaListener::Serve(const std::shared_ptr<Peer>& peer) {
     const Result<bool> complete = Receive(*peer);
     if (!complete.ok()) return Close(*peer, complete.status());
     if (!complete.value()) return;
-    request = {*peer->endpoint->incoming(), std::move(peer->body), peer->gone};
+    request = {*peer->endpoint->incoming(), std::move(peer->body), peer->gone, peer};
     peer->copied = 0;
     peer->handling = true;
     greeted = peer->greeted;
@@ -232,6 +232,14 @@ Status RdmaListener::CopyBody(Peer& peer) {
   Count(stats_.bytes_in, fresh.size() + (peer.copied == 0 ? kHeaderBytes : 0));
   peer.copied += fresh.size();
   return Status::Ok();
+}
+
+Body RdmaListener::Peer::Take(size_t offset, size_t bytes) {
+  const MutexLock lock(mutex);
+  if (endpoint == nullptr) return {};
+  const std::span<std::byte> place = endpoint->Place(offset + bytes);
+  if (place.empty()) return {};
+  return Body::Borrow(endpoint->place_owner(), place.subspan(offset));
 }
 
 void RdmaListener::Answer(const std::shared_ptr<Peer>& peer, Reply reply) {

@@ -47,8 +47,10 @@ class RdmaListener final : public Listener {
  private:
   using Id = uint64_t;
 
-  struct Peer {
+  struct Peer final : ReplySpace {
     explicit Peer(Id number) : id(number) {}
+    Body Take(size_t offset, size_t bytes) override EXCLUDES(mutex);
+
     const Id id;
     const std::shared_ptr<std::atomic<bool>> gone = std::make_shared<std::atomic<bool>>(false);
     Mutex mutex;

@@ -1,4 +1,4 @@
-// Connections and listener over an RDMA device, with a handler that gives back what it was sent.
+// Connections and listener over an RDMA device.
 //
 // Without a device, what needs one is skipped, and says so; EMBERY_RDMA_REQUIRED=1 makes that a
 // failure. EMBERY_RDMA_DEVICE and EMBERY_RDMA_GID_INDEX choose, as they do for servers and workers.
@@ -9,28 +9,25 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "base/mutex.h"
 #include "base/testing.h"
 #include "transport/rdma_connection.h"
 #include "transport/rdma_listener.h"
+#include "transport/transport_testing.h"
 #include "wire/messages.h"
 
 namespace embery {
 namespace {
-
-const std::string kSecret(32, 's');
-
-Deadline In(std::chrono::milliseconds time) { return std::chrono::steady_clock::now() + time; }
-Deadline Soon() { return In(std::chrono::seconds(60)); }
 
 RdmaOptions OptionsOfEnvironment() {
   const char* device = std::getenv("EMBERY_RDMA_DEVICE");
@@ -49,51 +46,6 @@ bool HasDevice() {
 #define NEEDS_DEVICE() \
   if (!HasDevice()) return
 
-// Replies with the body; holds those of pushes back until it is told.
-class Echo final : public Handler {
- public:
-  Status CheckHello(const Request& hello) override {
-    const Result<std::string_view> secret = DecodeHello(hello.body.bytes());
-    if (secret.ok() && secret.value() == kSecret) return Status::Ok();
-    return {StatusCode::kUnauthenticated, "wrong secret"};
-  }
-  Reply StatusReply(uint64_t request, const Status& status) override {
-    ReplyHead head;
-    head.code = status.code();
-    const std::vector<std::byte> body = EncodeReplyHead(head, status.message(), {});
-    Reply reply{std::vector<std::byte>(kHeaderBytes), Body()};
-    EncodeHeader({FrameType::kReply, request, static_cast<uint32_t>(body.size())},
-                 reply.head.data());
-    reply.head.insert(reply.head.end(), body.begin(), body.end());
-    return reply;
-  }
-  void Handle(Request request, Done done) override {
-    Reply reply{std::vector<std::byte>(kHeaderBytes), std::move(request.body)};
-    EncodeHeader(
-        {FrameType::kReply, request.header.request, static_cast<uint32_t>(reply.rows.size())},
-        reply.head.data());
-    if (request.header.type == FrameType::kPull) return done(std::move(reply));
-    const MutexLock lock(mutex_);
-    held_.emplace_back(std::move(done), std::move(reply));
-  }
-  void Release() {
-    std::vector<std::pair<Done, Reply>> held;
-    {
-      const MutexLock lock(mutex_);
-      held.swap(held_);
-    }
-    for (auto& [done, reply] : held) done(std::move(reply));
-  }
-  size_t held() {
-    const MutexLock lock(mutex_);
-    return held_.size();
-  }
-
- private:
-  Mutex mutex_;
-  std::vector<std::pair<Done, Reply>> held_ GUARDED_BY(mutex_);
-};
-
 struct Fixture {
   Echo echo;
   BodyPool pool;
@@ -102,44 +54,12 @@ struct Fixture {
       std::move(RdmaListener::Open(OptionsOfEnvironment(), 3, echo, pool, stats)).value();
 
   RdmaExchange exchange() const {
-    return
-        [this](std::span<const std::byte> address, Deadline) { return listener->Accept(address); };
+    return [this](std::span<const std::byte> address) { return listener->Accept(address); };
   }
   std::unique_ptr<Connector> connector(const std::string& secret = kSecret) const {
     return std::move(MakeRdmaConnector(3, OptionsOfEnvironment(), exchange(), 1, secret)).value();
   }
 };
-
-std::vector<std::byte> Pattern(size_t bytes, uint8_t seed) {
-  std::vector<std::byte> data(bytes);
-  for (size_t i = 0; i < bytes; ++i) data[i] = static_cast<std::byte>(seed + i * 7 + i / 4096);
-  return data;
-}
-
-// Sends in two pieces, the second made ready bit by bit; returns whether all came back.
-Status Exchange(Connection& connection, FrameType type, const std::vector<std::byte>& data,
-                Deadline deadline) {
-  const auto first = std::span<const std::byte>(data).first(data.size() / 3);
-  const auto rest = std::span<const std::byte>(data).subspan(first.size());
-  const std::span<const std::byte> body[] = {first, rest};
-  EMBERY_RETURN_IF_ERROR(connection.Start(type, body, first.size()));
-  const size_t step = data.size() / 5 + 1;
-  for (size_t ready = first.size(); ready < data.size(); ready += step) {
-    EMBERY_RETURN_IF_ERROR(connection.SetReady(ready));
-  }
-  EMBERY_RETURN_IF_ERROR(connection.SetReady(data.size()));
-  while (true) {
-    const Result<bool> done = connection.Advance();
-    if (!done.ok()) return done.status();
-    if (done.value()) break;
-    const pollfd awaited = connection.Awaited();
-    if (!WaitForAny({&awaited, 1}, deadline)) return {StatusCode::kDeadlineExceeded, "late"};
-  }
-  CHECK_EQ(connection.received_bytes(), data.size());
-  CHECK_TRUE(
-      std::equal(data.begin(), data.end(), connection.reply().begin(), connection.reply().end()));
-  return Status::Ok();
-}
 
 uint64_t PacketsSent(const std::string& device) {
   std::ifstream counter("/sys/class/infiniband/" + device.substr(0, device.find(' ')) +
@@ -206,78 +126,38 @@ TEST(BodiesOfAllSizesComeBackThroughTheDevice) {
 
 TEST(ManyConnectionsAreServedAtOnce) {
   NEEDS_DEVICE();
-  const Fixture fixture;
-  std::vector<std::thread> threads;
-  for (uint8_t t = 0; t < 16; ++t) {
-    threads.emplace_back([&fixture, t] {
-      const auto connection = std::move(fixture.connector()->Open(Soon())).value();
-      for (uint8_t i = 0; i < 20; ++i) {
-        const auto data = Pattern(size_t{i} * 9973, static_cast<uint8_t>(t + i));
-        CHECK_TRUE(Exchange(*connection, FrameType::kPull, data, Soon()).ok());
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  CHECK_EQ(fixture.stats.accepted.load(), 16U);
+  Fixture fixture;
+  ManyConnectionsAreServedAtOnce(fixture);
 }
 
 TEST(WrongSecretIsUnauthenticated) {
   NEEDS_DEVICE();
-  const Fixture fixture;
-  const auto connection = fixture.connector(std::string(32, 'x'))->Open(Soon());
-  CHECK_TRUE(connection.status().code() == StatusCode::kUnauthenticated);
+  Fixture fixture;
+  WrongSecretIsUnauthenticated(fixture);
 }
 
 TEST(ReplyThatIsHeldBackComesFromAnotherThread) {
   NEEDS_DEVICE();
   Fixture fixture;
-  const auto connection = std::move(fixture.connector()->Open(Soon())).value();
-  for (const size_t bytes : {1000U, 1'000'000U}) {
-    std::thread releasing([&fixture] {
-      while (fixture.echo.held() == 0) std::this_thread::yield();
-      fixture.echo.Release();
-    });
-    CHECK_TRUE(Exchange(*connection, FrameType::kPush, Pattern(bytes, 1), Soon()).ok());
-    releasing.join();
-    CHECK_TRUE(Exchange(*connection, FrameType::kPull, Pattern(bytes, 2), Soon()).ok());
-  }
+  ReplyThatIsHeldBackComesFromAnotherThread(fixture);
 }
 
 TEST(ReplyToAClientThatLeftIsDropped) {
   NEEDS_DEVICE();
   Fixture fixture;
-  auto connection = std::move(fixture.connector()->Open(Soon())).value();
-  const auto left =
-      Exchange(*connection, FrameType::kPush, Pattern(1000, 1), In(std::chrono::milliseconds(5)));
-  CHECK_TRUE(left.code() == StatusCode::kDeadlineExceeded);
-  while (fixture.echo.held() == 0) std::this_thread::yield();
-  connection.reset();
-  while (fixture.stats.connections.load() > 0) std::this_thread::yield();
-  fixture.echo.Release();
-  const auto next = std::move(fixture.connector()->Open(Soon())).value();
-  CHECK_TRUE(Exchange(*next, FrameType::kPull, Pattern(10, 1), Soon()).ok());
+  ReplyToAClientThatLeftIsDropped(fixture);
 }
 
 TEST(StopClosesConnectionsAndTheirCallersNotice) {
   NEEDS_DEVICE();
   Fixture fixture;
-  std::vector<std::thread> threads;
-  for (uint8_t t = 0; t < 4; ++t) {
-    threads.emplace_back([&fixture] {
-      const auto connection = std::move(fixture.connector()->Open(Soon())).value();
-      Status status;
-      while (status.ok()) {
-        status = Exchange(*connection, FrameType::kPull, Pattern(100'000, 1), Soon());
-      }
-      CHECK_TRUE(status.code() == StatusCode::kUnavailable);
-    });
-  }
-  while (fixture.stats.bytes_out.load() < 4'000'000) std::this_thread::yield();
-  fixture.listener->Stop();
-  for (std::thread& thread : threads) thread.join();
-  CHECK_EQ(fixture.stats.connections.load(), 0U);
-  const Status refused = fixture.connector()->Open(Soon()).status();
-  CHECK_TRUE(refused.code() == StatusCode::kUnavailable);
+  StopClosesConnectionsAndTheirCallersNotice(fixture);
+}
+
+TEST(BodyWrittenIntoPlaceIsSentFromThere) {
+  NEEDS_DEVICE();
+  Fixture fixture;
+  BodyWrittenIntoPlaceIsSentFromThere(fixture);
 }
 
 // ---- peers that misbehave -----------------------------------------------------------------------
@@ -402,8 +282,7 @@ void ServeAlone(int fd) {
 }
 
 std::unique_ptr<Connector> ConnectorTo(int fd) {
-  const auto exchange = [fd](std::span<const std::byte> address,
-                             Deadline) -> Result<std::vector<std::byte>> {
+  const auto exchange = [fd](std::span<const std::byte> address) -> Result<std::vector<std::byte>> {
     send(fd, address.data(), address.size(), 0);
     return ReceiveFrom(fd);
   };

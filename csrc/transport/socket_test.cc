@@ -1,76 +1,24 @@
-// Connections and listener over loopback, with a handler that gives back what it was sent.
+// Connections and listener over loopback and in shared memory.
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <chrono>
-#include <cstring>
 #include <memory>
+#include <span>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
-#include "base/mutex.h"
 #include "base/testing.h"
 #include "transport/connectors.h"
 #include "transport/shared_areas.h"
 #include "transport/socket_listener.h"
+#include "transport/transport_testing.h"
 #include "wire/messages.h"
 
 namespace embery {
 namespace {
-
-const std::string kSecret(32, 's');
-
-Deadline In(std::chrono::milliseconds time) { return std::chrono::steady_clock::now() + time; }
-Deadline Soon() { return In(std::chrono::seconds(30)); }
-
-// Replies with the body; holds those of pushes back until it is told.
-class Echo final : public Handler {
- public:
-  Status CheckHello(const Request& hello) override {
-    const Result<std::string_view> secret = DecodeHello(hello.body.bytes());
-    if (secret.ok() && secret.value() == kSecret) return Status::Ok();
-    return {StatusCode::kUnauthenticated, "wrong secret"};
-  }
-  Reply StatusReply(uint64_t request, const Status& status) override {
-    ReplyHead head;
-    head.code = status.code();
-    const std::vector<std::byte> body = EncodeReplyHead(head, status.message(), {});
-    Reply reply{std::vector<std::byte>(kHeaderBytes), Body()};
-    EncodeHeader({FrameType::kReply, request, static_cast<uint32_t>(body.size())},
-                 reply.head.data());
-    reply.head.insert(reply.head.end(), body.begin(), body.end());
-    return reply;
-  }
-  void Handle(Request request, Done done) override {
-    Reply reply{std::vector<std::byte>(kHeaderBytes), std::move(request.body)};
-    EncodeHeader(
-        {FrameType::kReply, request.header.request, static_cast<uint32_t>(reply.rows.size())},
-        reply.head.data());
-    if (request.header.type == FrameType::kPull) return done(std::move(reply));
-    const MutexLock lock(mutex_);
-    held_.emplace_back(std::move(done), std::move(reply));
-  }
-  void Release() {
-    std::vector<std::pair<Done, Reply>> held;
-    {
-      const MutexLock lock(mutex_);
-      held.swap(held_);
-    }
-    for (auto& [done, reply] : held) done(std::move(reply));
-  }
-  size_t held() {
-    const MutexLock lock(mutex_);
-    return held_.size();
-  }
-
- private:
-  Mutex mutex_;
-  std::vector<std::pair<Done, Reply>> held_ GUARDED_BY(mutex_);
-};
 
 struct Fixture {
   explicit Fixture(Sharing sharing) : shares(sharing == Sharing::kMemory) {}
@@ -90,143 +38,53 @@ struct Fixture {
   }
 };
 
-std::vector<std::byte> Pattern(size_t bytes, uint8_t seed) {
-  std::vector<std::byte> data(bytes);
-  for (size_t i = 0; i < bytes; ++i) data[i] = static_cast<std::byte>(seed + i * 7 + i / 4096);
-  return data;
+TEST(BodiesOfAllSizesComeBackOverTcp) {
+  Fixture fixture(Sharing::kNothing);
+  BodiesOfAllSizesComeBack(fixture);
 }
-
-// Sends in two pieces, the second made ready bit by bit; returns whether all came back.
-Status Exchange(Connection& connection, FrameType type, const std::vector<std::byte>& data,
-                Deadline deadline) {
-  const auto first = std::span<const std::byte>(data).first(data.size() / 3);
-  const auto rest = std::span<const std::byte>(data).subspan(first.size());
-  const std::span<const std::byte> body[] = {first, rest};
-  EMBERY_RETURN_IF_ERROR(connection.Start(type, body, first.size()));
-  const size_t step = data.size() / 5 + 1;
-  for (size_t ready = first.size(); ready < data.size(); ready += step) {
-    EMBERY_RETURN_IF_ERROR(connection.SetReady(ready));
-  }
-  EMBERY_RETURN_IF_ERROR(connection.SetReady(data.size()));
-  while (true) {
-    const Result<bool> done = connection.Advance();
-    if (!done.ok()) return done.status();
-    if (done.value()) break;
-    const pollfd awaited = connection.Awaited();
-    if (!WaitForAny({&awaited, 1}, deadline)) return {StatusCode::kDeadlineExceeded, "late"};
-  }
-  CHECK_EQ(connection.received_bytes(), data.size());
-  CHECK_TRUE(
-      std::equal(data.begin(), data.end(), connection.reply().begin(), connection.reply().end()));
-  return Status::Ok();
+TEST(BodiesOfAllSizesComeBackOverSharedMemory) {
+  Fixture fixture(Sharing::kMemory);
+  BodiesOfAllSizesComeBack(fixture);
 }
-
-void BodiesOfAllSizesComeBack(Sharing sharing) {
-  const Fixture fixture(sharing);
-  const auto connection = std::move(fixture.connector()->Open(Soon())).value();
-  uint8_t seed = 0;
-  for (const size_t bytes : {0U, 1U, 8U, 4095U, 300'000U, 20'000'000U, 5U}) {
-    CHECK_TRUE(Exchange(*connection, FrameType::kPull, Pattern(bytes, ++seed), Soon()).ok());
-  }
-  CHECK_EQ(fixture.stats.accepted.load(), 1U);
-  CHECK_TRUE(fixture.stats.bytes_in.load() > 20'300'000);
+TEST(ManyConnectionsAreServedAtOnceOverTcp) {
+  Fixture fixture(Sharing::kNothing);
+  ManyConnectionsAreServedAtOnce(fixture);
 }
-
-void ManyConnectionsAreServedAtOnce(Sharing sharing) {
-  const Fixture fixture(sharing);
-  std::vector<std::thread> threads;
-  for (uint8_t t = 0; t < 16; ++t) {
-    threads.emplace_back([&fixture, t] {
-      const auto connection = std::move(fixture.connector()->Open(Soon())).value();
-      for (uint8_t i = 0; i < 20; ++i) {
-        const auto data = Pattern(size_t{i} * 9973, static_cast<uint8_t>(t + i));
-        CHECK_TRUE(Exchange(*connection, FrameType::kPull, data, Soon()).ok());
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  CHECK_EQ(fixture.stats.accepted.load(), 16U);
-}
-
-void WrongSecretIsUnauthenticated(Sharing sharing) {
-  const Fixture fixture(sharing);
-  const auto connection = fixture.connector(std::string(32, 'x'))->Open(Soon());
-  CHECK_TRUE(connection.status().code() == StatusCode::kUnauthenticated);
-}
-
-void ReplyThatIsHeldBackComesFromAnotherThread(Sharing sharing) {
-  Fixture fixture(sharing);
-  const auto connection = std::move(fixture.connector()->Open(Soon())).value();
-  std::thread releasing([&fixture] {
-    while (fixture.echo.held() == 0) std::this_thread::yield();
-    fixture.echo.Release();
-  });
-  CHECK_TRUE(Exchange(*connection, FrameType::kPush, Pattern(1000, 1), Soon()).ok());
-  releasing.join();
-  CHECK_TRUE(Exchange(*connection, FrameType::kPull, Pattern(1000, 2), Soon()).ok());
-}
-
-void ReplyToAClientThatLeftIsDropped(Sharing sharing) {
-  Fixture fixture(sharing);
-  auto connection = std::move(fixture.connector()->Open(Soon())).value();
-  const auto left =
-      Exchange(*connection, FrameType::kPush, Pattern(1000, 1), In(std::chrono::milliseconds(5)));
-  CHECK_TRUE(left.code() == StatusCode::kDeadlineExceeded);
-  connection.reset();
-  while (fixture.stats.connections.load() > 0 || fixture.echo.held() == 0) {
-    std::this_thread::yield();
-  }
-  fixture.echo.Release();
-  const auto next = std::move(fixture.connector()->Open(Soon())).value();
-  CHECK_TRUE(Exchange(*next, FrameType::kPull, Pattern(10, 1), Soon()).ok());
-}
-
-void StopClosesConnectionsAndTheirCallersNotice(Sharing sharing) {
-  Fixture fixture(sharing);
-  std::vector<std::thread> threads;
-  for (uint8_t t = 0; t < 4; ++t) {
-    threads.emplace_back([&fixture] {
-      const auto connection = std::move(fixture.connector()->Open(Soon())).value();
-      Status status;
-      while (status.ok()) {
-        status = Exchange(*connection, FrameType::kPull, Pattern(100'000, 1), Soon());
-      }
-      CHECK_TRUE(status.code() == StatusCode::kUnavailable);
-    });
-  }
-  while (fixture.stats.bytes_out.load() < 4'000'000) std::this_thread::yield();
-  fixture.listener->Stop();
-  for (std::thread& thread : threads) thread.join();
-  CHECK_EQ(fixture.stats.connections.load(), 0U);
-  const Status refused = fixture.connector()->Open(Soon()).status();
-  CHECK_TRUE(refused.code() == StatusCode::kUnavailable);
-}
-
-TEST(BodiesOfAllSizesComeBackOverTcp) { BodiesOfAllSizesComeBack(Sharing::kNothing); }
-TEST(BodiesOfAllSizesComeBackOverSharedMemory) { BodiesOfAllSizesComeBack(Sharing::kMemory); }
-TEST(ManyConnectionsAreServedAtOnceOverTcp) { ManyConnectionsAreServedAtOnce(Sharing::kNothing); }
 TEST(ManyConnectionsAreServedAtOnceOverSharedMemory) {
-  ManyConnectionsAreServedAtOnce(Sharing::kMemory);
+  Fixture fixture(Sharing::kMemory);
+  ManyConnectionsAreServedAtOnce(fixture);
 }
-TEST(WrongSecretIsUnauthenticatedOverTcp) { WrongSecretIsUnauthenticated(Sharing::kNothing); }
+TEST(WrongSecretIsUnauthenticatedOverTcp) {
+  Fixture fixture(Sharing::kNothing);
+  WrongSecretIsUnauthenticated(fixture);
+}
 TEST(WrongSecretIsUnauthenticatedOverSharedMemory) {
-  WrongSecretIsUnauthenticated(Sharing::kMemory);
+  Fixture fixture(Sharing::kMemory);
+  WrongSecretIsUnauthenticated(fixture);
 }
 TEST(ReplyThatIsHeldBackComesFromAnotherThreadOverTcp) {
-  ReplyThatIsHeldBackComesFromAnotherThread(Sharing::kNothing);
+  Fixture fixture(Sharing::kNothing);
+  ReplyThatIsHeldBackComesFromAnotherThread(fixture);
 }
 TEST(ReplyThatIsHeldBackComesFromAnotherThreadOverSharedMemory) {
-  ReplyThatIsHeldBackComesFromAnotherThread(Sharing::kMemory);
+  Fixture fixture(Sharing::kMemory);
+  ReplyThatIsHeldBackComesFromAnotherThread(fixture);
 }
-TEST(ReplyToAClientThatLeftIsDroppedOverTcp) { ReplyToAClientThatLeftIsDropped(Sharing::kNothing); }
+TEST(ReplyToAClientThatLeftIsDroppedOverTcp) {
+  Fixture fixture(Sharing::kNothing);
+  ReplyToAClientThatLeftIsDropped(fixture);
+}
 TEST(ReplyToAClientThatLeftIsDroppedOverSharedMemory) {
-  ReplyToAClientThatLeftIsDropped(Sharing::kMemory);
+  Fixture fixture(Sharing::kMemory);
+  ReplyToAClientThatLeftIsDropped(fixture);
 }
 TEST(StopClosesConnectionsAndTheirCallersNoticeOverTcp) {
-  StopClosesConnectionsAndTheirCallersNotice(Sharing::kNothing);
+  Fixture fixture(Sharing::kNothing);
+  StopClosesConnectionsAndTheirCallersNotice(fixture);
 }
 TEST(StopClosesConnectionsAndTheirCallersNoticeOverSharedMemory) {
-  StopClosesConnectionsAndTheirCallersNotice(Sharing::kMemory);
+  Fixture fixture(Sharing::kMemory);
+  StopClosesConnectionsAndTheirCallersNotice(fixture);
 }
 
 // A socket that speaks to a listener of shared memory as a client would, but for its mistakes.
@@ -282,23 +140,9 @@ TEST(MemoryThatCouldShrinkIsRefused) {
   CHECK_EQ(fixture.stats.malformed.load(), 1U);
 }
 
-TEST(BodyWrittenIntoPlaceIsSentFromThere) {
-  const Fixture fixture(Sharing::kMemory);
-  const auto connection = std::move(fixture.connector()->Open(Soon())).value();
-  for (const size_t bytes : {5000U, 3'000'000U, 2000U}) {
-    const auto data = Pattern(bytes, 9);
-    std::byte* place = connection->Place(bytes);
-    std::copy(data.begin(), data.end(), place);
-    const std::span<const std::byte> body[] = {{place, 1000}, {place + 1000, bytes - 1000}};
-    CHECK_TRUE(connection->Start(FrameType::kPull, body, bytes).ok());
-    Result<bool> done = false;
-    while (!(done = connection->Advance()).value()) {
-      const pollfd awaited = connection->Awaited();
-      CHECK_TRUE(WaitForAny({&awaited, 1}, Soon()));
-    }
-    CHECK_TRUE(std::equal(data.begin(), data.end(), connection->reply().begin()));
-  }
-  CHECK_TRUE(connection->Place(100) == nullptr);
+TEST(BodyWrittenIntoPlaceIsSentFromThereOverSharedMemory) {
+  Fixture fixture(Sharing::kMemory);
+  BodyWrittenIntoPlaceIsSentFromThere(fixture);
 }
 
 }  // namespace

@@ -454,6 +454,14 @@ class ServerClient:
             raise Unavailable(f"data call: server at {self.address} sent an empty reply")
         return reply
 
+    def connect_rdma(self, address: bytes) -> bytes:
+        """Give the address of this end of an RDMA connection for that of the server's."""
+        request = s.RdmaEnd(address=address)
+        reply = self._channel.call(
+            self._stub.ConnectRdma, request, self._timeout_s, what="connect rdma"
+        )
+        return bytes(reply.address)
+
     @contextmanager
     def frozen(self, seconds: float) -> Iterator[int]:
         """Hold back all changes of rows here, for at most so long; slots stay where they are.

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from embery import _native
-from embery.errors import DeadlineExceeded, Unavailable
+from embery.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from embery.rpc.client import ServerClient, Terms
 from embery.rpc.v1 import server_pb2 as s
 
 # "auto" is the first of the others that both ends have.
-TRANSPORTS = ("auto", "shm", "tcp", "grpc")
+TRANSPORTS = ("auto", "shm", "rdma", "tcp", "grpc")
 TRANSPORT_VARIABLE = "EMBERY_TRANSPORT"
+# Which RDMA device and GID of its port a process uses; unset, the first that is fit.
+RDMA_DEVICE_VARIABLE = "EMBERY_RDMA_DEVICE"
+RDMA_GID_INDEX_VARIABLE = "EMBERY_RDMA_GID_INDEX"
+GIDS_MAX = 256
 
 
 def connect(
@@ -36,7 +41,7 @@ def connect(
             if name not in _CONNECT or wanted not in ("auto", name):
                 continue
             try:
-                _CONNECT[name](client, number, offer, terms, timeout_s)
+                _CONNECT[name](client, server, offer, terms, timeout_s)
             except (Unavailable, DeadlineExceeded) as error:
                 reasons.append(f"{name}: {error}")
             else:
@@ -51,19 +56,47 @@ def connect(
     return "grpc", reasons
 
 
+def rdma_choice() -> tuple[str, int]:
+    """Return the device's name and the GID's index that the environment asks for.
+
+    Returns:
+        "" and -1 where it leaves the choice open.
+
+    Raises:
+        InvalidArgument: the index is not a number of a GID.
+    """
+    index = os.environ.get(RDMA_GID_INDEX_VARIABLE) or "-1"
+    if index != "-1" and not (index.isascii() and index.isdigit() and int(index) < GIDS_MAX):
+        raise InvalidArgument(
+            f"{RDMA_GID_INDEX_VARIABLE}: expected 0 to {GIDS_MAX - 1}, got {index!r}; see "
+            "/sys/class/infiniband/DEVICE/ports/1/gids"
+        )
+    return os.environ.get(RDMA_DEVICE_VARIABLE, ""), int(index)
+
+
 def _connect_tcp(
-    client: _native.Client, number: int, offer: s.Offer, terms: Terms, timeout_s: float
+    client: _native.Client, server: ServerClient, offer: s.Offer, terms: Terms, timeout_s: float
 ) -> None:
-    client.connect_tcp(number, offer.tcp.host, offer.tcp.port, terms.secret, timeout_s)
+    client.connect_tcp(terms.number, offer.tcp.host, offer.tcp.port, terms.secret, timeout_s)
 
 
 def _connect_shm(
-    client: _native.Client, number: int, offer: s.Offer, terms: Terms, timeout_s: float
+    client: _native.Client, server: ServerClient, offer: s.Offer, terms: Terms, timeout_s: float
 ) -> None:
-    client.connect_shm(number, offer.shm.socket, terms.secret, timeout_s)
+    client.connect_shm(terms.number, offer.shm.socket, terms.secret, timeout_s)
 
 
-_CONNECT: dict[str, Callable[[_native.Client, int, s.Offer, Terms, float], None]] = {
+def _connect_rdma(
+    client: _native.Client, server: ServerClient, offer: s.Offer, terms: Terms, timeout_s: float
+) -> None:
+    device, gid_index = rdma_choice()
+    client.connect_rdma(
+        terms.number, server.connect_rdma, terms.secret, timeout_s, device, gid_index
+    )
+
+
+_CONNECT: dict[str, Callable[[_native.Client, ServerClient, s.Offer, Terms, float], None]] = {
     "shm": _connect_shm,
+    "rdma": _connect_rdma,
     "tcp": _connect_tcp,
 }

@@ -10,6 +10,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
 
+from embery import _native
+from embery.errors import Unavailable
+from embery.rpc.transports import rdma_choice
+
 DEADLINE_S = 30.0
 
 
@@ -78,6 +82,34 @@ def run_cluster() -> Callable[[int], AbstractContextManager[str]]:
             yield url
 
     return run
+
+
+@pytest.fixture(scope="session")
+def rdma_problem() -> str:
+    """Return why rows cannot travel by RDMA here; "" if they can."""
+    server = _native.Server(_native.Store(1, "auto"), server=0, secret=bytes(16), threads=1)
+    try:
+        server.listen_rdma(*rdma_choice())
+    except Unavailable as error:
+        return str(error)
+    finally:
+        server.stop()
+    return ""
+
+
+@pytest.fixture
+def require_transport(rdma_problem: str) -> Callable[[str], None]:
+    """Return what skips a test of a transport that cannot be had here.
+
+    With EMBERY_RDMA_REQUIRED=1, as `make test-rdma` sets it, the test fails instead.
+    """
+
+    def require(transport: str) -> None:
+        if transport == "rdma" and rdma_problem:
+            assert os.environ.get("EMBERY_RDMA_REQUIRED") != "1", rdma_problem
+            pytest.skip(rdma_problem)
+
+    return require
 
 
 @pytest.fixture

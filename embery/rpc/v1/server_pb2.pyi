@@ -30,12 +30,14 @@ class NegotiateReply(_message.Message):
     def __init__(self, number: _Optional[int] = ..., version: _Optional[int] = ..., offers: _Optional[_Iterable[_Union[Offer, _Mapping]]] = ..., reasons: _Optional[_Iterable[str]] = ..., secret: _Optional[bytes] = ...) -> None: ...
 
 class Offer(_message.Message):
-    __slots__ = ("tcp", "shm")
+    __slots__ = ("tcp", "shm", "rdma")
     TCP_FIELD_NUMBER: _ClassVar[int]
     SHM_FIELD_NUMBER: _ClassVar[int]
+    RDMA_FIELD_NUMBER: _ClassVar[int]
     tcp: TcpOffer
     shm: ShmOffer
-    def __init__(self, tcp: _Optional[_Union[TcpOffer, _Mapping]] = ..., shm: _Optional[_Union[ShmOffer, _Mapping]] = ...) -> None: ...
+    rdma: RdmaOffer
+    def __init__(self, tcp: _Optional[_Union[TcpOffer, _Mapping]] = ..., shm: _Optional[_Union[ShmOffer, _Mapping]] = ..., rdma: _Optional[_Union[RdmaOffer, _Mapping]] = ...) -> None: ...
 
 class TcpOffer(_message.Message):
     __slots__ = ("host", "port")
@@ -50,6 +52,18 @@ class ShmOffer(_message.Message):
     SOCKET_FIELD_NUMBER: _ClassVar[int]
     socket: str
     def __init__(self, socket: _Optional[str] = ...) -> None: ...
+
+class RdmaOffer(_message.Message):
+    __slots__ = ("device",)
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    def __init__(self, device: _Optional[str] = ...) -> None: ...
+
+class RdmaEnd(_message.Message):
+    __slots__ = ("address",)
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    address: bytes
+    def __init__(self, address: _Optional[bytes] = ...) -> None: ...
 
 class CreateServerTableRequest(_message.Message):
     __slots__ = ("definition_json",)

@@ -114,6 +114,11 @@ class ServerStub(object):
                 request_serializer=embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
                 response_deserializer=embery_dot_v1_dot_server__pb2.ReceiveSlotsReply.FromString,
                 _registered_method=True)
+        self.ConnectRdma = channel.unary_unary(
+                '/embery.v1.Server/ConnectRdma',
+                request_serializer=embery_dot_v1_dot_server__pb2.RdmaEnd.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_server__pb2.RdmaEnd.FromString,
+                _registered_method=True)
         self.Call = channel.stream_stream(
                 '/embery.v1.Server/Call',
                 request_serializer=embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
@@ -229,6 +234,13 @@ class ServerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ConnectRdma(self, request, context):
+        """Makes an RDMA connection: takes the caller's end, returns the server's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Call(self, request_iterator, context):
         """One frame of the data plane each way, cut into chunks of at most 1 MiB.
         """
@@ -318,6 +330,11 @@ def add_ServerServicer_to_server(servicer, server):
                     servicer.ReceiveSlots,
                     request_deserializer=embery_dot_v1_dot_server__pb2.Chunk.FromString,
                     response_serializer=embery_dot_v1_dot_server__pb2.ReceiveSlotsReply.SerializeToString,
+            ),
+            'ConnectRdma': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConnectRdma,
+                    request_deserializer=embery_dot_v1_dot_server__pb2.RdmaEnd.FromString,
+                    response_serializer=embery_dot_v1_dot_server__pb2.RdmaEnd.SerializeToString,
             ),
             'Call': grpc.stream_stream_rpc_method_handler(
                     servicer.Call,
@@ -757,6 +774,33 @@ class Server(object):
             '/embery.v1.Server/ReceiveSlots',
             embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
             embery_dot_v1_dot_server__pb2.ReceiveSlotsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConnectRdma(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embery.v1.Server/ConnectRdma',
+            embery_dot_v1_dot_server__pb2.RdmaEnd.SerializeToString,
+            embery_dot_v1_dot_server__pb2.RdmaEnd.FromString,
             options,
             channel_credentials,
             insecure,

@@ -14,9 +14,10 @@ plane = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(plane)
 
 
-@pytest.fixture(params=["call", "shm", "tcp"])
-def transport(request: pytest.FixtureRequest) -> str:
-    """Return how frames travel: through a Python callable, shared memory, or TCP."""
+@pytest.fixture(params=["call", "shm", "rdma", "tcp"])
+def transport(request: pytest.FixtureRequest, require_transport: Callable[[str], None]) -> str:
+    """Return how frames travel: through a Python callable, shared memory, RDMA, or TCP."""
+    require_transport(request.param)
     return str(request.param)
 
 

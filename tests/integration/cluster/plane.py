@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import embery as em
 from embery import _native
+from embery.rpc.transports import rdma_choice
 
 SECRET = b"a secret of enough bytes"
 SLOTS = 4096
@@ -46,6 +47,8 @@ class Plane:
     def _listen(self, server: Any) -> Any:
         if self.transport == "tcp":
             return server.listen_tcp("127.0.0.1", 0)
+        if self.transport == "rdma":
+            return server.listen_rdma(*rdma_choice())
         return server.listen_shm() if self.transport == "shm" else None
 
     def client(self, number: int = 1, *, owners: NDArray[np.uint16] | None = None) -> Any:
@@ -78,6 +81,9 @@ class Plane:
             client.connect_tcp(server, "127.0.0.1", address, SECRET, TIMEOUT_S)
         elif self.transport == "shm":
             client.connect_shm(server, address, SECRET, TIMEOUT_S)
+        elif self.transport == "rdma":
+            exchange = self.servers[server].accept_rdma
+            client.connect_rdma(server, exchange, SECRET, TIMEOUT_S, *rdma_choice())
         else:
             client.connect_call(server, self.servers[server].handle)
 

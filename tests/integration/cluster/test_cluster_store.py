@@ -35,11 +35,12 @@ def trained(store: em.Store) -> dict[str, Any]:
     return {"read": read, "rows": rows, "stats": stats, "row": store.inspect("a", int(keys[0]))}
 
 
-@pytest.mark.parametrize("transport", ["shm", "tcp", "grpc"])
+@pytest.mark.parametrize("transport", ["shm", "rdma", "tcp", "grpc"])
 @pytest.mark.parametrize("servers", [1, 2, 3, 5])
 def test_any_number_of_servers_gives_the_bits_of_the_embedded_store(
-    run_cluster: Any, servers: int, transport: str
+    run_cluster: Any, require_transport: Any, servers: int, transport: str
 ) -> None:
+    require_transport(transport)
     with em.connect("embedded:", clock=lambda: 1e9) as store:
         expected = trained(store)
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from embery.rpc.v1.server_pb2_grpc import add_ServerServicer_to_server
 
 SECRET = b"a secret of enough bytes"
 SHM = s.Offer(shm=s.ShmOffer(socket="embery-nowhere"))
+RDMA = s.Offer(rdma=s.RdmaOffer(device="rxe0 port 1 as 10.77.0.1"))
 TCP = s.Offer(tcp=s.TcpOffer(host="127.0.0.1", port=1))
 NO_TCP = "tcp: it is not encrypted, and this cluster uses TLS"
 ALL = DataPlane((SHM, TCP), (), host_identity())
@@ -81,6 +83,24 @@ def test_a_transport_that_is_asked_for_is_had_or_the_reason_told(serve: Any, wan
         connect(client, 3, serve(DataPlane((), (), host_identity())), wanted, 10.0)
     with pytest.raises(Unavailable, match="cannot be had: tcp: it is not encrypted"):
         connect(client, 3, serve(DataPlane((), (NO_TCP,), host_identity())), "tcp", 10.0)
+
+
+def test_rdma_without_a_fit_device_is_passed_over_or_told(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBERY_RDMA_DEVICE", "no-such-device")
+    client, server = _native.Client(7), serve(DataPlane((RDMA,), (), host_identity()))
+    name, reasons = connect(client, 3, server, "auto", 10.0)
+    assert (name, len(reasons)) == ("grpc", 1)
+    reason = "rdma: (no RDMA device|libibverbs.so.1 is not installed)"
+    assert re.match(reason, reasons[0])
+    with pytest.raises(Unavailable, match=f"transport rdma .* cannot be had: {reason}"):
+        connect(client, 3, server, "rdma", 10.0)
+
+
+def test_a_server_without_rdma_refuses_an_end_of_it(serve: Any) -> None:
+    with pytest.raises(Unavailable, match="does not listen for RDMA"):
+        serve(ALL).connect_rdma(b"nonsense")
 
 
 def test_versions_that_do_not_match_are_told_apart(serve: Any) -> None:
