@@ -23,8 +23,8 @@ from embery.coordinator.state import ClusterOptions, ClusterState, Move, Server,
 from embery.errors import DeadlineExceeded, EmberyError, InvalidArgument, Unavailable
 from embery.observability.logs import facts
 from embery.routing import SLOT_COUNT
-from embery.rpc.client import ServerClient
 from embery.rpc.records import Progress, Routing, table_from_json
+from embery.rpc.server_client import ServerClient
 from embery.rpc.v1.server_pb2 import MoveSlotsReply
 from embery.table import require_same
 from embery.validation import require_int

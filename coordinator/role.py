@@ -14,8 +14,8 @@ from embery.coordinator.mover import Mover
 from embery.coordinator.service import CoordinatorService
 from embery.coordinator.state import ClusterOptions
 from embery.rpc.address import PORT_MAX, SCHEME
-from embery.rpc.client import ServerClient
 from embery.rpc.credentials import Credentials, require_protected
+from embery.rpc.server_client import ServerClient
 from embery.rpc.serving import RpcServer
 from embery.rpc.v1.coordinator_pb2_grpc import add_CoordinatorServicer_to_server
 from embery.validation import require_int

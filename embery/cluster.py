@@ -22,10 +22,11 @@ from embery.cluster_tables import ClusterTable
 from embery.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from embery.place import Place
 from embery.row_store import PullMode, RowStore, require_restorable, require_threads
-from embery.rpc.client import CoordinatorClient, ServerClient
+from embery.rpc.client import CoordinatorClient
 from embery.rpc.credentials import Credentials
 from embery.rpc.membership import Membership
 from embery.rpc.records import Routing, table_from_json
+from embery.rpc.server_client import ServerClient
 from embery.rpc.transports import TRANSPORT_VARIABLE, TRANSPORTS, connect
 from embery.store import F32, U64
 from embery.table import Table, require_same

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from embery.checkpoint.columns import value_bytes
 from embery.routing import SLOT_COUNT, slots_of
-from embery.rpc.client import ServerClient
+from embery.rpc.server_client import ServerClient
 from embery.table import Table
 
 Columns = dict[str, NDArray[Any]]

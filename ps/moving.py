@@ -23,7 +23,7 @@ from embery.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from embery.observability.logs import facts
 from embery.ps.tables import ServedTables, SlotRange
 from embery.rpc import trees
-from embery.rpc.client import ServerClient
+from embery.rpc.server_client import ServerClient
 
 log = logging.getLogger(__name__)
 

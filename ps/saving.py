@@ -9,7 +9,7 @@ from typing import Any
 from embery.errors import DeadlineExceeded, InvalidArgument
 from embery.ps.tables import ServedTables
 from embery.rpc import trees
-from embery.rpc.client import chunks
+from embery.rpc.server_client import chunks
 from embery.rpc.serving import answering, streaming
 from embery.rpc.v1 import server_pb2 as s
 from embery.rpc.v1.server_pb2_grpc import ServerServicer

@@ -12,9 +12,9 @@ from embery.errors import InvalidArgument
 from embery.ps.moving import Receiver, move_slots
 from embery.ps.saving import SavingService
 from embery.ps.tables import ServedTables, SlotRange
-from embery.rpc.client import DATA_VERSIONS, ServerClient, chunks
 from embery.rpc.credentials import Credentials
 from embery.rpc.records import routing_from
+from embery.rpc.server_client import DATA_VERSIONS, ServerClient, chunks
 from embery.rpc.serving import answering, require_frame_size, streaming
 from embery.rpc.v1 import server_pb2 as s
 

@@ -10,9 +10,10 @@ from embery.cli.finding import Finding
 from embery.errors import EmberyError, InvalidArgument
 from embery.rpc.about import Description, describe
 from embery.rpc.address import address_of
-from embery.rpc.client import CoordinatorClient, ServerClient
+from embery.rpc.client import CoordinatorClient
 from embery.rpc.credentials import Credentials
 from embery.rpc.records import ServerInfo
+from embery.rpc.server_client import ServerClient
 from embery.rpc.transports import TRANSPORTS, connect
 
 TIMEOUT_S = 10.0

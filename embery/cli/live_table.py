@@ -11,8 +11,9 @@ import numpy as np
 
 from embery.errors import TableNotFound, Unavailable
 from embery.routing import slots_of
-from embery.rpc.client import ClusterStatus, CoordinatorClient, ServerClient
+from embery.rpc.client import ClusterStatus, CoordinatorClient
 from embery.rpc.credentials import Credentials
+from embery.rpc.server_client import ServerClient
 
 TIMEOUT_S = 10.0
 

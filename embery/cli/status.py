@@ -47,7 +47,7 @@ def gather(coordinator: Any, credentials: Credentials | None = None) -> dict[str
 
     A server that does not answer has an "error" in the place of its counters.
     """
-    from embery.rpc.client import ServerClient  # noqa: PLC0415  gRPC is slow to import
+    from embery.rpc.server_client import ServerClient  # noqa: PLC0415  gRPC is slow to import
 
     status = coordinator.status()
     names = [table["name"] for table in status.tables]

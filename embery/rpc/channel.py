@@ -16,6 +16,10 @@ from embery.rpc.status import exception_of
 PROTOCOL = 1
 PROTOCOL_KEY = "embery-protocol"
 AUTHORIZATION_KEY = "authorization"
+# Deadline of a call that names none of its own.
+TIMEOUT_S = 10.0
+# The other side answers a call that waits by itself; this much later the caller gives up on it.
+WAIT_GRACE_S = 5.0
 CHUNK_BYTES = 1 << 20
 # A chunk of the data path and what protobuf puts around it; control messages are smaller.
 MESSAGE_BYTES_MAX = 16 << 20

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from embery import _native
 from embery.errors import DeadlineExceeded, InvalidArgument, Unavailable
-from embery.rpc.client import ServerClient, Terms
+from embery.rpc.server_client import ServerClient, Terms
 from embery.rpc.v1 import server_pb2 as s
 
 # "auto" is the first of the others that both ends have.

@@ -14,7 +14,8 @@ import pytest
 
 import embery as em
 from embery.errors import InvalidArgument, SchemaMismatch, TableNotFound, Unavailable
-from embery.rpc.client import CoordinatorClient, ServerClient
+from embery.rpc.client import CoordinatorClient
+from embery.rpc.server_client import ServerClient
 
 Start = Callable[..., Any]
 DEADLINE_S = 20.0

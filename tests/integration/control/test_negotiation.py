@@ -17,8 +17,8 @@ from embery.errors import InvalidArgument, Unavailable
 from embery.ps.service import DataPlane, ServerService
 from embery.ps.tables import ServedTables
 from embery.rpc.address import host_identity
-from embery.rpc.client import ServerClient
 from embery.rpc.credentials import Credentials
+from embery.rpc.server_client import ServerClient
 from embery.rpc.serving import RpcServer
 from embery.rpc.transports import connect
 from embery.rpc.v1 import server_pb2 as s

@@ -23,8 +23,8 @@ from embery.coordinator.state import ClusterOptions
 from embery.observability.metrics import MetricsEndpoint
 from embery.ps import metrics as server
 from embery.ps.tables import ServedTables
-from embery.rpc.client import ServerClient
 from embery.rpc.records import Progress, Routing, ServerInfo
+from embery.rpc.server_client import ServerClient
 from embery.table import Table
 
 ROOT = Path(__file__).parents[3]
