@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from embery.coordinator.decisions import is_there
 from embery.coordinator.state import ClusterOptions, Piece, Reading, Worker
@@ -24,12 +25,12 @@ def grant(reading: Reading, client: int, want: int) -> tuple[list[Piece], str]:
     missing = want - len(reading.held_by(client))
     if missing <= 0 or reading.state != "open":
         return [], f"client {client} gets none: it holds enough, or the reading is {reading.state}"
-    free = [
+    free = (
         piece
-        for piece in (reading.pieces.get(n, Piece(n)) for n in range(reading.count))
+        for piece in (reading.pieces.get(n) or Piece(n) for n in range(reading.count))
         if piece.holder is None and not piece.finished
-    ]
-    given = [replace(p, holder=client, token=p.token + 1) for p in free[:missing]]
+    )
+    given = [replace(p, holder=client, token=p.token + 1) for p in islice(free, missing)]
     return given, f"client {client} gets {[piece.number for piece in given]}"
 
 

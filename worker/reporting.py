@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embery.errors import InvalidArgument
+from embery.launch.contract import columns_of
 from embery.store import Store
 from embery.validation import require_int
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 class ReportOptions:
     """What is shown.
 
-    `progress` None shows a bar where stderr is a terminal. `log_dir` is where TensorBoard's events
-    go; None writes none. Curves get a point every `log_every` steps.
+    `progress` None shows a bar where stderr is a terminal, or comes to one through the launcher.
+    `log_dir` is where TensorBoard's events go; None writes none. Curves get a point every
+    `log_every` steps.
     """
 
     progress: bool | None = None
@@ -41,7 +43,9 @@ class Reporter:
         self._options = options
         self._store = store
         self._writer = None if options.log_dir is None else _open_writer(options.log_dir)
-        self._shows = sys.stderr.isatty() if options.progress is None else options.progress
+        self._columns = columns_of(os.environ)
+        is_seen = sys.stderr.isatty() or self._columns is not None
+        self._shows = is_seen if options.progress is None else options.progress
         self._bar: Any = None
         self._begin_window()
 
@@ -61,7 +65,12 @@ class Reporter:
             from tqdm import tqdm  # noqa: PLC0415  optional, and slow to import
 
             self._bar = tqdm(
-                desc=f"epoch {epoch}", total=total, initial=done, unit="batch", file=sys.stderr
+                desc=f"epoch {epoch}",
+                total=total,
+                initial=done,
+                unit="batch",
+                file=sys.stderr,
+                ncols=self._columns,
             )
 
     def step(self, number: int, *, loss: float, samples: int) -> None:

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             LocalEngine() as engine,
             Supervisor(engine, console, grace_s=options.grace_s) as supervisor,
         ):
-            run_cluster(options, supervisor)
+            run_cluster(options, supervisor, columns=console.columns)
     except RoleFailed as error:
         fail(f"{error}; its last lines:")
         for line in error.tail:

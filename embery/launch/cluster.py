@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from embery.errors import InvalidArgument
+from embery.launch.contract import COLUMNS_VARIABLE
 from embery.launch.role import Role
 from embery.launch.supervisor import Supervisor
 from embery.place import RANK_VARIABLE, WORKERS_MAX, WORLD_SIZE_VARIABLE
@@ -61,8 +62,10 @@ class RunOptions:
         return ["coordinator", *servers, *(f"worker {rank}" for rank in range(self.workers))]
 
 
-def run_cluster(options: RunOptions, supervisor: Supervisor) -> None:
+def run_cluster(options: RunOptions, supervisor: Supervisor, *, columns: int | None = None) -> None:
     """Start everything, and return when every worker has finished and all is ended.
+
+    `columns` is how wide a line of a worker may be on the terminal, if there is one.
 
     Raises:
         RoleFailed: a role ended too early, or with another code than 0.
@@ -80,7 +83,7 @@ def run_cluster(options: RunOptions, supervisor: Supervisor) -> None:
         supervisor.wait_ready([server], timeout_s=READY_TIMEOUT_S)
 
     with closing(reserve_port()) as reserved:
-        workers = worker_roles(options, url, reserved.getsockname()[1])
+        workers = worker_roles(options, url, reserved.getsockname()[1], columns)
         try:
             supervisor.start(workers)
             supervisor.wait_finished(workers)
@@ -106,7 +109,9 @@ def server_role(number: int, url: str) -> Role:
     return Role(f"ps {number}", command, ready=SERVER_READY)
 
 
-def worker_roles(options: RunOptions, url: str, master_port: int) -> list[Role]:
+def worker_roles(
+    options: RunOptions, url: str, master_port: int, columns: int | None
+) -> list[Role]:
     """Return the workers of a run; rank 0 opens `master_port` for all of them."""
     command = (sys.executable, "-u", *options.script)
     shared = {
@@ -116,6 +121,7 @@ def worker_roles(options: RunOptions, url: str, master_port: int) -> list[Role]:
         "MASTER_ADDR": _LOOPBACK,
         "MASTER_PORT": str(master_port),
         **_defaults(options.workers, os.environ),
+        **({} if columns is None else {COLUMNS_VARIABLE: str(columns)}),
     }
     return [
         Role(f"worker {rank}", command, {**shared, RANK_VARIABLE: str(rank)})

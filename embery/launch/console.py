@@ -2,7 +2,9 @@
 
     worker 0 | step 100: loss 0.4312
 
-Prefixes are coloured where the stream is a terminal, and NO_COLOR (no-color.org) is not set.
+Prefixes are coloured where the stream is a terminal, and NO_COLOR (no-color.org) is not set. There
+a line that a role writes anew after each carriage return, a progress bar, stays the last line and
+changes in place: that of one role, whichever began first. Elsewhere it is shown when it is whole.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ _COLOURS = (36, 32, 33, 35, 34)
 _TAIL_LINES = 20
 # A line without an end is shown in pieces of this size.
 _LINE_BYTES_MAX = 1 << 16
+# Of a terminal that does not know its size.
+_COLUMNS = 80
+_ERASE_LINE = "\r\x1b[K"
 
 
 class Console:
@@ -50,6 +55,9 @@ class Console:
         self._tails = {name: deque[str](maxlen=_TAIL_LINES) for name in names}
         # The beginning of a line whose end has not come yet.
         self._partial: dict[tuple[str, Stream], bytes] = {}
+        # Whose line changes in place, and whether it is on the terminal now.
+        self._live: tuple[str, Stream] | None = None
+        self._drawn = False
         self._files: dict[str, TextIO] = {}
         self._stack = ExitStack()
         if log_dir is not None:
@@ -64,20 +72,27 @@ class Console:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._erase()
         self._stack.close()
+
+    @property
+    def columns(self) -> int | None:
+        """Return how wide a role's line on stderr may be; None where that is no terminal."""
+        return self._columns(self._targets["stderr"])
 
     def feed(self, name: str, stream: Stream, data: bytes) -> list[str]:
         """Take in what a role printed, b"" at its end; show and return the lines it completes."""
         whole = self._partial.pop((name, stream), b"") + data
         *lines, rest = whole.split(b"\n")
+        rest = _last_writing(rest)
         if rest and (not data or len(rest) > _LINE_BYTES_MAX):
             lines.append(rest)
         elif rest:
             self._partial[name, stream] = rest
-        # After the last carriage return is what a terminal would have left of the line.
-        shown = [line.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="replace") for line in lines]
+        shown = [_text(line) for line in lines]
         for line in shown:
             self._show(name, stream, line)
+        self._draw(name, stream)
         return shown
 
     def tail(self, name: str) -> list[str]:
@@ -88,9 +103,60 @@ class Console:
         self._tails[name].append(line)
         if name in self._files:
             self._files[name].write(f"{line}\n")
+        self._erase()
         target = self._targets[stream]
+        target.write(f"{self._prefix(name, target)} {line}\n")
+        target.flush()
+
+    def _prefix(self, name: str, target: TextIO) -> str:
         prefix = f"{name:<{self._width}} |"
         if target.isatty() and not os.environ.get("NO_COLOR"):
-            prefix = f"\x1b[{self._colour[name]}m{prefix}\x1b[0m"
-        target.write(f"{prefix} {line}\n")
-        target.flush()
+            return f"\x1b[{self._colour[name]}m{prefix}\x1b[0m"
+        return prefix
+
+    # -- the line that changes in place -----------------------------------------------------------
+
+    def _draw(self, name: str, stream: Stream) -> None:
+        """Draw the line in place, after what a role has just printed."""
+        begun = self._partial.get((name, stream), b"").startswith(b"\r")
+        if begun and self._live is None:
+            self._live = name, stream
+        elif not begun and self._live == (name, stream):
+            self._erase()
+            self._live = None
+        if self._live is None or (self._drawn and self._live != (name, stream)):
+            return
+        self._erase()
+        owner, of_stream = self._live
+        target = self._targets[of_stream]
+        columns = self._columns(target)
+        if columns is not None:
+            text = _text(self._partial[self._live])[:columns]
+            target.write(f"{self._prefix(owner, target)} {text}")
+            target.flush()
+            self._drawn = True
+
+    def _erase(self) -> None:
+        if self._drawn and self._live is not None:
+            target = self._targets[self._live[1]]
+            target.write(_ERASE_LINE)
+            target.flush()
+        self._drawn = False
+
+    def _columns(self, target: TextIO) -> int | None:
+        if not target.isatty():
+            return None
+        # The last column stays free: some terminals begin a new line when it is written.
+        found = os.get_terminal_size(target.fileno()).columns or _COLUMNS
+        return max(0, found - self._width - len(" | ") - 1)
+
+
+def _last_writing(line: bytes) -> bytes:
+    """Return what of a line that has not ended is still seen, from its carriage return on."""
+    begin = line.rstrip(b"\r").rfind(b"\r")
+    return line[max(begin, 0) :]
+
+
+def _text(line: bytes) -> str:
+    """Return what a terminal would have left of a line: what follows the last carriage return."""
+    return line.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="replace")
