@@ -354,6 +354,11 @@ class Trainer:
                 f"Trainer: this run has {self.group.world_size} workers, and each would train rows "
                 "of its own in an embedded store; call em.connect() without a URL"
             )
+        if self._apart and self._wire != "float32":
+            raise InvalidArgument(
+                f"Trainer: dense_wire says how dense gradients are added up between workers, and "
+                f"{self.mode} pushes them to the store; leave it out, or use em.Hybrid"
+            )
 
     def _join(self) -> None:
         """Make this worker's pushes part of those of all workers in Sync mode, in others not."""
