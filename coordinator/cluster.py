@@ -253,6 +253,8 @@ class Cluster:
     def drain(self, number: int, incarnation: str = "") -> int:
         """Let others take the slots of a server; return how many it has. Again: no further effect.
 
+        One that is named by its number is not to be replaced: one server less is wanted then.
+
         Raises:
             InvalidArgument: there is no such server, or no other to take them.
         """
@@ -273,15 +275,18 @@ class Cluster:
                     f"drain: server {server.number} is the last one, nobody can take its slots; "
                     "start another with `embery ps` first"
                 )
-            self._drain(server)
+            if not server.draining:
+                self._drain(server)
+                wanted = self._state.wanted_servers
+                if wanted > 1 and not incarnation:
+                    self._want(wanted - 1)
             return int((self._state.routing.owners == server.number).sum())
 
     def scale(self, servers: int) -> None:
         """Set how many servers shall be there; drain those that are too many."""
         require_int("scale: --ps", servers, low=1, high=SLOT_COUNT)
         with self._changed:
-            self._database.set_wanted(servers)
-            self._state = replace(self._state, wanted_servers=servers)
+            self._want(servers)
             surplus, reason = drains_wanted(self._state)
             for server in surplus:
                 self._drain(server)
@@ -333,6 +338,10 @@ class Cluster:
             self._pending = routing
         self._tell(routing)
 
+    def _want(self, servers: int) -> None:
+        self._database.set_wanted(servers)
+        self._state = replace(self._state, wanted_servers=servers)
+
     def _drain(self, server: Server) -> None:
         self._database.drain_server(server.number)
         self._put(replace(server, draining=True))
@@ -381,6 +390,8 @@ class Cluster:
                 log.warning("server %d does not know its slots yet: %s", server.number, error)
                 return
         with self._changed:
+            if self._pending is not routing:
+                return  # Another thread has told it meanwhile, and perhaps newer ones since.
             self._state = replace(self._state, routing=routing)
             self._pending = None
             self._reason = place(time.monotonic(), self._state, self.options)[1]

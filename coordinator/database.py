@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from embery.coordinator.state import ClusterState, Move, Piece, Reading, Server, Worker
-from embery.errors import InvalidArgument, ResourceExhausted, Unavailable
+from embery.errors import Internal, InvalidArgument, ResourceExhausted, Unavailable
 from embery.rpc.records import Routing
 
 FORMAT = 3
@@ -226,6 +226,11 @@ class Database:
     def set_routing(self, routing: Routing) -> None:
         """Record a routing, newer than the one before, which it replaces; no move is under way."""
         with self._transaction():
+            (latest,) = self._connection.execute("SELECT max(version) FROM routing").fetchone()
+            if latest is not None and latest >= routing.version:
+                raise Internal(
+                    f"routing {routing.version} was decided, but {latest} is in force already"
+                )
             self._connection.execute("DELETE FROM moves")
             self._connection.execute("DELETE FROM routing")
             self._connection.execute(

@@ -73,4 +73,6 @@ def run(arguments: argparse.Namespace) -> int:
             pass
         if not server.drained.is_set() and arguments.drain:
             server.drain(arguments.drain, ended.again)
+        if server.drained.is_set():
+            print(f"drained: ps {server.number} has given its slots to others", flush=True)
     return 0

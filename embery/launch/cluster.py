@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -10,18 +11,22 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
-from embery.errors import InvalidArgument
+from embery.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from embery.launch.contract import COLUMNS_VARIABLE
 from embery.launch.role import Role
 from embery.launch.supervisor import Supervisor
 from embery.place import RANK_VARIABLE, WORKERS_MAX, WORLD_SIZE_VARIABLE
+from embery.rpc.client import CoordinatorClient
 from embery.rpc.transports import TRANSPORT_VARIABLE, TRANSPORTS
 from embery.store import URL_VARIABLE
 from embery.validation import require_int, require_range
 
+log = logging.getLogger(__name__)
+
 SERVERS_MAX = 1024
 READY_TIMEOUT_S = 60.0
 COORDINATOR_READY, SERVER_READY = "coordinator ready at ", "ps "
+SERVER_LEAVING = "drained: "
 _LOOPBACK = "127.0.0.1"
 _EMBERY = (sys.executable, "-u", "-m", "embery.cli.main")
 
@@ -86,7 +91,9 @@ def run_cluster(options: RunOptions, supervisor: Supervisor, *, columns: int | N
         workers = worker_roles(options, url, reserved.getsockname()[1], columns)
         try:
             supervisor.start(workers)
-            supervisor.wait_finished(workers)
+            with closing(CoordinatorClient(url)) as client:
+                scaling = _Scaling(client, supervisor, servers)
+                supervisor.wait_finished(workers, meanwhile=scaling.follow)
         except KeyboardInterrupt:
             supervisor.stop(workers, signal.SIGINT)
             raise
@@ -94,6 +101,34 @@ def run_cluster(options: RunOptions, supervisor: Supervisor, *, columns: int | N
     supervisor.stop(workers, signal.SIGTERM)
     supervisor.stop(servers, signal.SIGTERM)
     supervisor.stop([coordinator], signal.SIGTERM)
+
+
+class _Scaling:
+    """Starts the servers that `embery scale` asked for; those that are too many end by themselves.
+
+    Args:
+        servers: all that were ever started; more are added.
+    """
+
+    def __init__(
+        self, client: CoordinatorClient, supervisor: Supervisor, servers: list[Role]
+    ) -> None:
+        self._client, self._supervisor, self._servers = client, supervisor, servers
+
+    def follow(self) -> None:
+        """Start what is missing."""
+        try:
+            status = self._client.status()
+        except (Unavailable, DeadlineExceeded) as error:
+            log.warning("nobody can scale the run now: %s", error)
+            return
+        there = [s for s in status.routing.servers.values() if s.state in ("joining", "live")]
+        missing = status.wanted_servers - sum(not server.draining for server in there)
+        for _ in range(missing):
+            server = server_role(len(self._servers), self._client.url)
+            self._servers.append(server)
+            self._supervisor.start([server])
+            self._supervisor.wait_ready([server], timeout_s=READY_TIMEOUT_S)
 
 
 def coordinator_role(servers: int) -> Role:
@@ -106,7 +141,7 @@ def server_role(number: int, url: str) -> Role:
     """Return the server that is to be number `number` of the coordinator at `url`."""
     # When a run ends there is nobody to give slots to.
     command = (*_EMBERY, "ps", "--coordinator", url, "--drain", "0")
-    return Role(f"ps {number}", command, ready=SERVER_READY)
+    return Role(f"ps {number}", command, ready=SERVER_READY, leaving=SERVER_LEAVING)
 
 
 def worker_roles(

@@ -33,7 +33,7 @@ class Console:
     """Where the output of all roles goes; a context manager that closes their files.
 
     Args:
-        names: of the roles.
+        names: of the roles that there will be from the beginning.
         stdout, stderr: where their lines go.
         log_dir: folder, created, of a file a role, such as "worker-0.log"; None writes none.
 
@@ -51,8 +51,8 @@ class Console:
     ) -> None:
         self._targets: dict[Stream, TextIO] = {"stdout": stdout, "stderr": stderr}
         self._width = max(map(len, names))
-        self._colour = {name: _COLOURS[at % len(_COLOURS)] for at, name in enumerate(names)}
-        self._tails = {name: deque[str](maxlen=_TAIL_LINES) for name in names}
+        self._colour: dict[str, int] = {}
+        self._tails: dict[str, deque[str]] = {}
         # The beginning of a line whose end has not come yet.
         self._partial: dict[tuple[str, Stream], bytes] = {}
         # Whose line changes in place, and whether it is on the terminal now.
@@ -60,13 +60,21 @@ class Console:
         self._drawn = False
         self._files: dict[str, TextIO] = {}
         self._stack = ExitStack()
-        if log_dir is not None:
-            folder = Path(log_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in names:
-                path = folder / f"{name.replace(' ', '-')}.log"
-                file = path.open("w", encoding="utf-8", buffering=1)
-                self._files[name] = self._stack.enter_context(file)
+        self._folder = None if log_dir is None else Path(log_dir)
+        for name in names:
+            self.add(name)
+
+    def add(self, name: str) -> None:
+        """Make ready for a role, once."""
+        if name in self._tails:
+            return
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path = self._folder / f"{name.replace(' ', '-')}.log"
+            file = path.open("w", encoding="utf-8", buffering=1)
+            self._files[name] = self._stack.enter_context(file)
+        self._colour[name] = _COLOURS[len(self._tails) % len(_COLOURS)]
+        self._tails[name] = deque(maxlen=_TAIL_LINES)
 
     def __enter__(self) -> Console:
         return self

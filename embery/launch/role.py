@@ -18,12 +18,15 @@ class Role:
         environment: variables set beside those of the launcher.
         ready: how the line begins that the process prints once others may rely on it; None where
             nobody waits for it.
+        leaving: how the line begins after which it may end with code 0 while others go on; None
+            where it must not.
     """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     ready: str | None = None
+    leaving: str | None = None
 
 
 class Process(Protocol):

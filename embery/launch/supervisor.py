@@ -110,6 +110,7 @@ class Supervisor:
         for role in roles:
             if role.name in self._running:
                 raise InvalidArgument(f"role {role.name!r} runs already; names must be unique")
+            self._console.add(role.name)
             run = _Running(role, self._engine.start(role))
             self._running[role.name] = run
             for stream, pipe in zip(STREAMS, run.process.outputs, strict=True):
@@ -129,8 +130,17 @@ class Supervisor:
             raise RoleFailed(late, reason, self._console.tail(late))
         return [run.ready_line or "" for run in waited]
 
-    def wait_finished(self, roles: Sequence[Role]) -> None:
+    def wait_finished(
+        self,
+        roles: Sequence[Role],
+        *,
+        meanwhile: Callable[[], None] | None = None,
+        every_s: float = 1.0,
+    ) -> None:
         """Wait until each of `roles` has ended with code 0, however long that takes.
+
+        Args:
+            meanwhile: is called now and then, every `every_s` seconds.
 
         Raises:
             RoleFailed: one ended with another code, or a role that is not among them ended.
@@ -139,7 +149,12 @@ class Supervisor:
         waited = [self._running[role.name] for role in roles]
         for run in waited:
             run.expected = True
-        self._wait(lambda: all(run.code == 0 for run in waited))
+        while not self._wait(
+            lambda: all(run.code == 0 for run in waited),
+            timeout_s=None if meanwhile is None else every_s,
+        ):
+            if meanwhile is not None:
+                meanwhile()
 
     def stop(self, roles: Sequence[Role], number: signal.Signals) -> None:
         """End `roles`: by the signal, and by SIGKILL after the grace period or another Ctrl-C."""
@@ -198,6 +213,8 @@ class Supervisor:
         for line in self._console.feed(run.role.name, stream, data):
             if run.role.ready is not None and line.startswith(run.role.ready):
                 run.ready_line = line
+            if run.role.leaving is not None and line.startswith(run.role.leaving):
+                run.expected = True
         if not data:
             self._selector.unregister(pipe)
             pipe.close()
