@@ -45,7 +45,8 @@ def cluster_findings(url: str, credentials: Credentials, transport: str) -> Iter
             return
     yield _of_role("coordinator", f"{address}: {status.reason}", told)
     yield clock_finding(told)
-    for number, info in sorted(status.routing.servers.items()):
+    there = {n: info for n, info in status.routing.servers.items() if info.state != "left"}
+    for number, info in sorted(there.items()):
         yield _server(number, info, credentials, transport)
 
 

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pytest
 
 import embery as em
+from embery.cli.live_table import LiveTable
 from embery.cli.main import main
+from embery.cli.membership import wait_until
 from embery.routing import slots_of
+from embery.rpc.client import ClusterStatus, CoordinatorClient
+from embery.rpc.credentials import Credentials
+
+ITEM = em.Table("item", dim=2, optimizer=em.optim.Adagrad(lr=0.5))
+WAIT_S = 60.0
 
 
 @pytest.fixture(scope="module")
 def url(run_cluster: Any) -> Any:
     with run_cluster(2) as url, em.connect(url) as store:
-        store.create_table(em.Table("item", dim=2, optimizer=em.optim.Adagrad(lr=0.5)))
+        store.create_table(ITEM)
         keys = np.arange(100, dtype=np.uint64)
         for _ in range(3):
             store.push("item", keys, np.ones((100, 2), np.float32))
@@ -65,3 +73,25 @@ def test_a_cluster_that_waits_for_its_servers_says_so(capsys: Any, start_coordin
     _, url = start_coordinator("--expect-ps", "2")
     assert main(["inspect", url, "item"]) == 1
     assert "waiting for 0 of 2 servers" in capsys.readouterr().err
+
+
+def _uneven(status: ClusterStatus) -> int:
+    return abs(int((status.routing.owners == 1).sum()) - 2048)
+
+
+def test_a_row_that_moved_while_it_was_looked_for_is_found(
+    start: Any, start_coordinator: Any
+) -> None:
+    _, url = start_coordinator()
+    start("ps", "--coordinator", url).line()
+    keys = np.arange(50, dtype=np.uint64)
+    with em.connect(url) as store:
+        store.create_table(ITEM)
+    with em.connect(url) as store, LiveTable.of(url, "item", Credentials()) as live:
+        store.push("item", keys, np.ones((50, 2), np.float32))
+        start("ps", "--coordinator", url).line()
+        with closing(CoordinatorClient(url)) as coordinator:
+            assert wait_until(coordinator, _uneven, WAIT_S) == 0
+        rows = [live.row(key) for key in range(50)]
+        assert {row["server"] for row in rows} == {0, 1}
+        assert live.row(1000) is None
