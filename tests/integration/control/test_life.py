@@ -133,7 +133,7 @@ def test_a_frozen_server_is_lost_and_live_again_when_it_goes_on(
 
 def test_a_server_that_is_terminated_leaves(start: Start, start_coordinator: Start) -> None:
     coordinator, url = start_coordinator()
-    server = start("ps", "--coordinator", url)
+    server = start("ps", "--coordinator", url, "--drain", "0")
     server.line()
     assert server.finish(signal.SIGTERM) == (0, "")
     client = CoordinatorClient(url)
