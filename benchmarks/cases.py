@@ -110,6 +110,7 @@ class Setting:
     data: Path
     peers: Path | None
     peers_python: Path | None
+    tensorflow_python: Path | None
     limit: Path
     steps: int
     threads: int
@@ -163,6 +164,28 @@ def w2_case(setting: Setting) -> Case:
     return Case("W2, 26 tables x 100,000 rows x dim 16", tuple(contenders), tuple(targets))
 
 
+def cluster_case(setting: Setting) -> Case:
+    """Return W1 with a server in another process, against our embedded store and TensorFlow's."""
+    common = {"rows": MILLION, "steps": setting.steps, "data": setting.data}
+    remote = [
+        ours(f"embery_{transport}", "cluster_w1", setting, transport=transport, **common)
+        for transport in ("tcp", "shm")
+    ]
+    targets: list[Ratio | Most | Flat] = [
+        Ratio("embery_shm", "embery_embedded", "cycle_rows_per_s", 0.75),
+        Most("embery_tcp", "cpu_us_per_row", 0.35),
+    ]
+    theirs: tuple[Contender, ...] = ()
+    if setting.peers is not None and setting.tensorflow_python is not None:
+        command = [setting.tensorflow_python, setting.peers / "tf_ps.py", "--w", "w1"]
+        command += ["--ps", 1, "--workers", 1, "--rows", MILLION, "--steps", setting.steps]
+        theirs = (Contender("tensorflow_ps", tuple(map(str, command)), is_peer=True),)
+        targets.append(Ratio("embery_tcp", "tensorflow_ps", "cycle_rows_per_s", 2.5))
+    embedded = ours("embery_embedded", "w1", setting, **common)
+    title = "W1 with a server in another process, 1,000,000 rows x dim 64"
+    return Case(title, (embedded, *remote, *theirs), tuple(targets))
+
+
 def gather_case(setting: Setting, n_rows: int, dim: int) -> Case:
     """Return pulls of distinct rows against the plain gather, with huge pages and without."""
     keys = workloads.distinct_keys(setting.data, n_rows)
@@ -207,6 +230,7 @@ def memory_case(setting: Setting, dim: int) -> Case:
 SUITES: dict[str, Callable[[Setting], list[Case]]] = {
     "w1": lambda s: [w1_case(s, n) for n in (MILLION, 10 * MILLION)],
     "w2": lambda s: [w2_case(s)],
+    "cluster": lambda s: [cluster_case(s)],
     "gather": lambda s: [
         gather_case(s, n, dim) for n in (MILLION, 10 * MILLION) for dim in (16, 64)
     ],

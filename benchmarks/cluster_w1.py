@@ -19,7 +19,7 @@ import numpy as np
 
 import embery as em
 from benchmarks import workloads
-from benchmarks.measure import cpu_s, emit_rate
+from benchmarks.measure import cpu_s, emit, emit_rate
 from embery import _native
 
 TABLE = em.Table(
@@ -113,10 +113,8 @@ def measure(worker: Worker, batches: list[Any], steps: int, workload: str) -> No
     both_s = [a + b for a, b in zip(pull_s, push_s, strict=True)]
     emit_rate(worker.system, "lookup_rows_per_s", n, pull_s, workload)
     emit_rate(worker.system, "update_rows_per_s", n, push_s, workload)
-    emit_rate(
-        worker.system, "cycle_rows_per_s", n, both_s, workload,
-        cpu_us_per_row=round(cpu_step_s / steps / n * 1e6, 3),
-    )  # fmt: skip
+    emit_rate(worker.system, "cycle_rows_per_s", n, both_s, workload)
+    emit(worker.system, "cpu_us_per_row", cpu_step_s / steps / n * 1e6, "us", workload)
 
 
 def main() -> None:

@@ -136,10 +136,13 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--peers-python", type=Path, help="interpreter that has the peers installed"
     )
+    parser.add_argument(
+        "--tensorflow-python", type=Path, help="interpreter that has TensorFlow, for tf_ps.py"
+    )
     parser.add_argument("--data", type=Path, default=workloads.default_folder())
     parser.add_argument("--out", type=Path, help="folder for raw.jsonl and report.md")
     args = parser.parse_args(argv)
-    for path in (args.peers, args.peers_python):
+    for path in (args.peers, args.peers_python, args.tensorflow_python):
         if path is not None and not path.exists():
             parser.error(f"{path} does not exist")
     return args
@@ -159,6 +162,7 @@ def main(argv: Sequence[str]) -> None:
         peers=args.peers and args.peers.resolve(),
         # Not resolved: the link is what makes an interpreter that of its environment.
         peers_python=args.peers_python and args.peers_python.absolute(),
+        tensorflow_python=args.tensorflow_python and args.tensorflow_python.absolute(),
         limit=build_limit(data),
         steps=args.steps,
         threads=args.threads,

@@ -19,7 +19,13 @@ def digest(array: np.ndarray) -> str:
 
 def setting(data: Path, peers: Path | None = None) -> Setting:
     return Setting(
-        data=data, peers=peers, peers_python=peers, limit=data / "limit", steps=1, threads=2
+        data=data,
+        peers=peers,
+        peers_python=peers,
+        tensorflow_python=peers,
+        limit=data / "limit",
+        steps=1,
+        threads=2,
     )
 
 
