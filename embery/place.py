@@ -9,6 +9,8 @@ from embery.errors import InvalidArgument
 
 RANK_VARIABLE = "EMBERY_RANK"
 WORLD_SIZE_VARIABLE = "EMBERY_WORLD_SIZE"
+# How often the launcher has started the run anew.
+RESTARTS_VARIABLE = "EMBERY_RESTARTS"
 WORKERS_MAX = 1024
 
 

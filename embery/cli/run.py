@@ -36,6 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"how long a role may take to end when asked to (default: {plain.grace_s:g})",
     )
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="when a role fails, start everything anew, up to N times; a script that trains with "
+        "fit(checkpoint=..., resume=True) goes on from its last checkpoint (default: 0)",
+    )
     parser.add_argument("script", metavar="train.py", help="the training script")
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="arguments of the script"
@@ -50,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         transport=arguments.transport,
         grace_s=arguments.grace,
+        restarts=arguments.restarts,
     )
     try:
         options.validate()
@@ -65,16 +74,29 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         fail(f"--log-dir {arguments.log_dir}: {error}")
         return FAILED
+    with console:
+        for restarts in range(options.restarts + 1):
+            if _run_once(options, console, restarts):
+                return 0
+    return FAILED
+
+
+def _run_once(options: RunOptions, console: Console, restarts: int) -> bool:
+    """Run everything; return whether all workers have finished, and say why if not."""
     try:
         with (
-            console,
             LocalEngine() as engine,
             Supervisor(engine, console, grace_s=options.grace_s) as supervisor,
         ):
-            run_cluster(options, supervisor, columns=console.columns)
+            run_cluster(options, supervisor, columns=console.columns, restarts=restarts)
     except RoleFailed as error:
         fail(f"{error}; its last lines:")
         for line in error.tail:
             print(f"    {line}", file=sys.stderr)
-        return FAILED
-    return 0
+        if restarts < options.restarts:
+            fail(
+                f"all rows are gone with the servers; the job starts again, {restarts + 1} of "
+                f"{options.restarts} times, and goes on from its last checkpoint if it has one"
+            )
+        return False
+    return True

@@ -15,7 +15,12 @@ from embery.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from embery.launch.contract import COLUMNS_VARIABLE
 from embery.launch.role import Role
 from embery.launch.supervisor import Supervisor
-from embery.place import RANK_VARIABLE, WORKERS_MAX, WORLD_SIZE_VARIABLE
+from embery.place import (
+    RANK_VARIABLE,
+    RESTARTS_VARIABLE,
+    WORKERS_MAX,
+    WORLD_SIZE_VARIABLE,
+)
 from embery.rpc.client import CoordinatorClient
 from embery.rpc.transports import TRANSPORT_VARIABLE, TRANSPORTS
 from embery.store import URL_VARIABLE
@@ -24,6 +29,7 @@ from embery.validation import require_int, require_range
 log = logging.getLogger(__name__)
 
 SERVERS_MAX = 1024
+RESTARTS_MAX = 1_000_000
 READY_TIMEOUT_S = 60.0
 COORDINATOR_READY, SERVER_READY = "coordinator ready at ", "ps "
 SERVER_LEAVING = "drained: "
@@ -40,6 +46,7 @@ class RunOptions:
         servers, workers: how many.
         transport: between worker and server, one of `TRANSPORTS`.
         grace_s: how long a role may take to end when asked to.
+        restarts: how often everything is started anew after a role has failed.
     """
 
     script: tuple[str, ...]
@@ -47,12 +54,14 @@ class RunOptions:
     workers: int = 1
     transport: str = "auto"
     grace_s: float = 30.0
+    restarts: int = 0
 
     def validate(self) -> None:
         """Raise `InvalidArgument` naming the first option that is wrong."""
         require_int("--ps", self.servers, low=1, high=SERVERS_MAX)
         require_int("--workers", self.workers, low=1, high=WORKERS_MAX)
         require_range("--grace", self.grace_s, low=0.0)
+        require_int("--restarts", self.restarts, low=0, high=RESTARTS_MAX)
         if self.transport not in TRANSPORTS:
             raise InvalidArgument(f"--transport must be one of {TRANSPORTS}, got {self.transport}")
         if not self.script or not os.path.isfile(self.script[0]):
@@ -67,10 +76,13 @@ class RunOptions:
         return ["coordinator", *servers, *(f"worker {rank}" for rank in range(self.workers))]
 
 
-def run_cluster(options: RunOptions, supervisor: Supervisor, *, columns: int | None = None) -> None:
+def run_cluster(
+    options: RunOptions, supervisor: Supervisor, *, columns: int | None = None, restarts: int = 0
+) -> None:
     """Start everything, and return when every worker has finished and all is ended.
 
-    `columns` is how wide a line of a worker may be on the terminal, if there is one.
+    `columns` is how wide a line of a worker may be on the terminal, if there is one; `restarts` how
+    often everything was started before.
 
     Raises:
         RoleFailed: a role ended too early, or with another code than 0.
@@ -88,7 +100,7 @@ def run_cluster(options: RunOptions, supervisor: Supervisor, *, columns: int | N
         supervisor.wait_ready([server], timeout_s=READY_TIMEOUT_S)
 
     with closing(reserve_port()) as reserved:
-        workers = worker_roles(options, url, reserved.getsockname()[1], columns)
+        workers = worker_roles(options, url, reserved.getsockname()[1], columns, restarts)
         try:
             supervisor.start(workers)
             with closing(CoordinatorClient(url)) as client:
@@ -145,13 +157,14 @@ def server_role(number: int, url: str) -> Role:
 
 
 def worker_roles(
-    options: RunOptions, url: str, master_port: int, columns: int | None
+    options: RunOptions, url: str, master_port: int, columns: int | None, restarts: int
 ) -> list[Role]:
     """Return the workers of a run; rank 0 opens `master_port` for all of them."""
     command = (sys.executable, "-u", *options.script)
     shared = {
         URL_VARIABLE: url,
         WORLD_SIZE_VARIABLE: str(options.workers),
+        RESTARTS_VARIABLE: str(restarts),
         TRANSPORT_VARIABLE: options.transport,
         "MASTER_ADDR": _LOOPBACK,
         "MASTER_PORT": str(master_port),

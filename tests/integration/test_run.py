@@ -146,12 +146,44 @@ RESUMED = TRAIN.replace(
     "valid=valid, checkpoint=sys.argv[2], checkpoint_every=5, max_steps=int(sys.argv[3]), "
     "resume=True, patience=1, restore_best=True)\n",
 )
+# Kills a server once, in the middle of training.
+UNLUCKY = RESUMED.replace(
+    "    loss = nn.functional.binary_cross_entropy_with_logits\n",
+    """
+    losses = []
+    def loss(output, label):
+        losses.append(1)
+        if len(losses) == 12 and os.environ["EMBERY_RESTARTS"] == "0":
+            server = f"ps\\0--coordinator\\0{store.url}".encode()
+            found = [p for p in os.listdir("/proc") if p.isdigit()
+                     and server in open(f"/proc/{p}/cmdline", "rb").read()]
+            os.kill(int(found[0]), signal.SIGKILL)
+        return nn.functional.binary_cross_entropy_with_logits(output, label)
+""",
+).replace("import hashlib, json, sys", "import hashlib, json, os, signal, sys")
 # A matrix that is worth its columns, and residuals and columns that must go on.
 LOW_RANK = RESUMED.replace("mode=mode)", "mode=mode, dense_wire=em.PowerSGD(rank=1))").replace(
     "self.top = nn.Linear(4 * len(names) + len(data.schema.dense), 1)",
     "self.top = nn.Sequential("
     "nn.Linear(4 * len(names) + len(data.schema.dense), 16), nn.ReLU(), nn.Linear(16, 1))",
 )
+
+
+@pytest.mark.timeout(300)
+def test_a_run_that_lost_a_server_starts_again_and_ends_like_an_undisturbed_one(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "train.py").write_text(UNLUCKY)
+    (tmp_path / "calm.py").write_text(RESUMED)
+    options = ("--ps", 2, "--restarts", 1)
+    done = embery_run(*options, "train.py", "sync", "saved", 1_000, cwd=tmp_path)
+    calm = embery_run(*options, "calm.py", "sync", "calm", 1_000, cwd=tmp_path)
+    assert "was ended by SIGKILL" in done.stderr
+    assert "the job starts again, 1 of 1 times" in done.stderr
+    ((history, *rest),), ((expected, *others),) = results(done), results(calm)
+    assert rest == others
+    for one, other in zip(history, expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-12)
 
 
 @pytest.mark.timeout(300)
