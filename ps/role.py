@@ -22,6 +22,7 @@ from embery.ps.service import DataPlane, ServerService
 from embery.ps.tables import ServedTables
 from embery.rpc.address import (
     PORT_MAX,
+    address_of_interface,
     host_identity,
     is_loopback,
     is_wildcard,
@@ -54,6 +55,7 @@ class ServerOptions:
         host, port: where to listen, also for data; port 0 picks a free one. Others reach the server
             at this address, so it must not be a wildcard.
         data_port: of the tcp data plane; 0 picks a free one.
+        grad_interface: network interface of the tcp data plane; "" is that of `host`.
         threads: that serve rows; 0 is the processors that this process may use.
         insecure: serve beyond loopback without credentials, and rows without encryption.
     """
@@ -62,6 +64,7 @@ class ServerOptions:
     host: str = "127.0.0.1"
     port: int = 0
     data_port: int = 0
+    grad_interface: str = ""
     threads: int = 0
     insecure: bool = False
     credentials: Credentials = field(default_factory=Credentials)
@@ -78,6 +81,9 @@ class ServerOptions:
             )
         self.credentials.validate()
         require_protected(self.host, self.credentials, insecure=self.insecure)
+        if self.grad_interface:
+            address = address_of_interface(self.grad_interface)
+            require_protected(address, self.credentials, insecure=self.insecure)
 
 
 class ParameterServer:
@@ -173,9 +179,12 @@ class ParameterServer:
         )
 
     def _listen(self, options: ServerOptions) -> DataPlane:
+        host = (
+            address_of_interface(options.grad_interface) if options.grad_interface else options.host
+        )
         offers = [s.Offer(shm=s.ShmOffer(socket=self._tables.native.listen_shm()))]
         reasons = []
-        if options.credentials.tls and not (is_loopback(options.host) or options.insecure):
+        if options.credentials.tls and not (is_loopback(host) or options.insecure):
             reasons += [
                 f"{transport}: it is not encrypted, and this cluster uses TLS"
                 for transport in ("rdma", "tcp")
@@ -188,9 +197,9 @@ class ParameterServer:
             else:
                 offers.append(s.Offer(rdma=s.RdmaOffer(device=device)))
                 log.info("data plane listens", extra=facts(device=device))
-            port = self._tables.native.listen_tcp(options.host, options.data_port)
-            offers.append(s.Offer(tcp=s.TcpOffer(host=options.host, port=port)))
-            log.info("data plane listens", extra=facts(address=join_address(options.host, port)))
+            port = self._tables.native.listen_tcp(host, options.data_port)
+            offers.append(s.Offer(tcp=s.TcpOffer(host=host, port=port)))
+            log.info("data plane listens", extra=facts(address=join_address(host, port)))
         return DataPlane(tuple(offers), tuple(reasons), host_identity())
 
     def _learn(self, grant: ServerGrant) -> None:

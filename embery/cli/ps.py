@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from embery.cli.serving import (
     UntilSignal,
@@ -12,6 +13,7 @@ from embery.cli.serving import (
     metrics,
 )
 from embery.ps.role import ParameterServer, ServerOptions
+from embery.rpc.transports import GRAD_INTERFACE_VARIABLE
 from embery.validation import require_range
 
 DRAIN_SECONDS_MAX = 86_400.0
@@ -35,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="P",
         help="port of the tcp data plane (default: 0, a free one)",
+    )
+    parser.add_argument(
+        "--grad-interface",
+        default=os.environ.get(GRAD_INTERFACE_VARIABLE, ""),
+        metavar="NAME",
+        help="network interface for rows and gradients over tcp (default: that of --host, or "
+        f"${GRAD_INTERFACE_VARIABLE})",
     )
     parser.add_argument(
         "--threads",
@@ -62,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         host=arguments.host,
         port=arguments.port,
         data_port=arguments.data_port,
+        grad_interface=arguments.grad_interface,
         threads=arguments.threads,
         insecure=arguments.insecure,
         credentials=credentials_of(arguments),

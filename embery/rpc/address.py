@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import os
+import socket
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from embery.errors import InvalidArgument
 SCHEME = "embery://"
 HOST_VARIABLE = "EMBERY_HOST_IDENTITY"
 PORT_MAX = 65535
+_SIOCGIFADDR = 0x8915  # From linux/sockios.h.
 
 
 def split_address(address: str, what: str) -> tuple[str, int]:
@@ -55,6 +59,25 @@ def is_wildcard(host: str) -> bool:
         return ipaddress.ip_address(host).is_unspecified
     except ValueError:
         return False
+
+
+def address_of_interface(name: str) -> str:
+    """Return the IPv4 address of a network interface of this machine.
+
+    Raises:
+        InvalidArgument: there is no such interface, or it has no IPv4 address.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        request = struct.pack("256s", name.encode()[:15])
+        try:
+            reply = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+        except OSError as error:
+            known = ", ".join(interface for _, interface in socket.if_nameindex())
+            raise InvalidArgument(
+                f"interface {name!r} has no IPv4 address ({error.strerror}); this machine has "
+                f"{known}"
+            ) from None
+    return socket.inet_ntoa(reply[20:24])
 
 
 def host_identity(environment: Mapping[str, str] = os.environ) -> str:

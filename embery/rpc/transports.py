@@ -7,12 +7,15 @@ from collections.abc import Callable
 
 from embery import _native
 from embery.errors import DeadlineExceeded, InvalidArgument, Unavailable
+from embery.rpc.address import address_of_interface
 from embery.rpc.server_client import ServerClient, Terms
 from embery.rpc.v1 import server_pb2 as s
 
 # "auto" is the first of the others that both ends have.
 TRANSPORTS = ("auto", "shm", "rdma", "tcp", "grpc")
 TRANSPORT_VARIABLE = "EMBERY_TRANSPORT"
+# The network interface for rows and gradients over TCP; unset, the system's routes decide.
+GRAD_INTERFACE_VARIABLE = "EMBERY_GRAD_INTERFACE"
 # Which RDMA device and GID of its port a process uses; unset, the first that is fit.
 RDMA_DEVICE_VARIABLE = "EMBERY_RDMA_DEVICE"
 RDMA_GID_INDEX_VARIABLE = "EMBERY_RDMA_GID_INDEX"
@@ -77,7 +80,15 @@ def rdma_choice() -> tuple[str, int]:
 def _connect_tcp(
     client: _native.Client, server: ServerClient, offer: s.Offer, terms: Terms, timeout_s: float
 ) -> None:
-    client.connect_tcp(terms.number, offer.tcp.host, offer.tcp.port, terms.secret, timeout_s)
+    interface = os.environ.get(GRAD_INTERFACE_VARIABLE)
+    client.connect_tcp(
+        terms.number,
+        offer.tcp.host,
+        offer.tcp.port,
+        terms.secret,
+        timeout_s,
+        bind=address_of_interface(interface) if interface else None,
+    )
 
 
 def _connect_shm(

@@ -10,6 +10,7 @@ import pytest
 from embery.errors import Internal, InvalidArgument, Unauthenticated
 from embery.rpc.address import (
     address_of,
+    address_of_interface,
     host_identity,
     is_loopback,
     is_wildcard,
@@ -93,3 +94,9 @@ def test_a_routing_that_is_not_whole_is_refused() -> None:
     del message.owners[-1]
     with pytest.raises(Internal, match="4095 owners"):
         routing_from(message)
+
+
+def test_an_interface_has_its_address_or_the_known_ones_are_named() -> None:
+    assert address_of_interface("lo") == "127.0.0.1"
+    with pytest.raises(InvalidArgument, match=r"'nope0' has no IPv4 address.*lo"):
+        address_of_interface("nope0")
