@@ -40,6 +40,43 @@ std::unique_ptr<Server> MakeServer(Store& store, ServerNumber number, const py::
   return std::make_unique<Server>(store, number, text, threads);
 }
 
+uint16_t ListenTcp(Server& server, const std::string& host, uint16_t port) {
+  const Result<uint16_t> bound = [&] {
+    const py::gil_scoped_release release;
+    return server.ListenTcp(host, port);
+  }();
+  ThrowIfError(bound.status());
+  return bound.value();
+}
+
+std::string ListenShm(Server& server) {
+  Result<std::string> name = [&] {
+    const py::gil_scoped_release release;
+    return server.ListenShm();
+  }();
+  ThrowIfError(name.status());
+  return std::move(name).value();
+}
+
+std::string ListenRdma(Server& server, const std::string& device, int gid_index) {
+  Result<std::string> name = [&] {
+    const py::gil_scoped_release release;
+    return server.ListenRdma({device, gid_index});
+  }();
+  ThrowIfError(name.status());
+  return std::move(name).value();
+}
+
+py::bytes AcceptRdma(Server& server, const py::bytes& address) {
+  const auto text = address.cast<std::string_view>();
+  const Result<std::vector<std::byte>> reply = [&] {
+    const py::gil_scoped_release release;
+    return server.AcceptRdma(std::as_bytes(std::span<const char>(text)));
+  }();
+  ThrowIfError(reply.status());
+  return {reinterpret_cast<const char*>(reply.value().data()), reply.value().size()};
+}
+
 void SetServerRouting(Server& server, uint64_t version, const py::array& owners,
                       const py::array& changed_at) {
   const auto owners_view = View<uint16_t>(owners, "owners");
@@ -160,50 +197,10 @@ void BindServer(py::module_& module) {
   py::class_<Server>(module, "Server", "Serves a store to clients. Thread-safe.")
       .def(py::init(&MakeServer), py::arg("store"), py::kw_only(), py::arg("server"),
            py::arg("secret"), py::arg("threads"), py::keep_alive<1, 2>())
-      .def(
-          "listen_tcp",
-          [](Server& server, const std::string& host, uint16_t port) {
-            const Result<uint16_t> bound = [&] {
-              const py::gil_scoped_release release;
-              return server.ListenTcp(host, port);
-            }();
-            ThrowIfError(bound.status());
-            return bound.value();
-          },
-          py::arg("host"), py::arg("port"))
-      .def("listen_shm",
-           [](Server& server) {
-             Result<std::string> name = [&] {
-               const py::gil_scoped_release release;
-               return server.ListenShm();
-             }();
-             ThrowIfError(name.status());
-             return std::move(name).value();
-           })
-      .def(
-          "listen_rdma",
-          [](Server& server, const std::string& device, int gid_index) {
-            Result<std::string> name = [&] {
-              const py::gil_scoped_release release;
-              return server.ListenRdma({device, gid_index});
-            }();
-            ThrowIfError(name.status());
-            return std::move(name).value();
-          },
-          py::arg("device") = "", py::arg("gid_index") = -1)
-      .def(
-          "accept_rdma",
-          [](Server& server, const py::bytes& address) {
-            const auto text = address.cast<std::string_view>();
-            const Result<std::vector<std::byte>> reply = [&] {
-              const py::gil_scoped_release release;
-              return server.AcceptRdma(std::as_bytes(std::span<const char>(text)));
-            }();
-            ThrowIfError(reply.status());
-            return py::bytes(reinterpret_cast<const char*>(reply.value().data()),
-                             reply.value().size());
-          },
-          py::arg("address"))
+      .def("listen_tcp", &ListenTcp, py::arg("host"), py::arg("port"))
+      .def("listen_shm", &ListenShm)
+      .def("listen_rdma", &ListenRdma, py::arg("device") = "", py::arg("gid_index") = -1)
+      .def("accept_rdma", &AcceptRdma, py::arg("address"))
       .def(
           "add_table",
           [](Server& server, uint64_t salt, TableId table) {
