@@ -277,8 +277,9 @@ class ClusterStore(RowStore):
             self._carry_through("push", attempt)
 
     def _import_rows(self, table: str, columns: dict[str, NDArray[Any]]) -> None:
-        owners = self._coordinator.routing(0, self._timeout_s).owners
-        ClusterTable(self._tables[table], owners, self._servers).import_rows(columns)
+        # Slots must not move meanwhile.
+        with self._frozen() as owners:
+            ClusterTable(self._tables[table], owners, self._servers).import_rows(columns)
 
     def deletions(self, table: str) -> int:
         """See `Store.deletions`."""

@@ -36,9 +36,14 @@ def closing_iterator(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
     try:
         yield batches
     finally:
-        close = getattr(batches, "close", None)
-        if close is not None:
-            close()
+        close_iterator(batches)
+
+
+def close_iterator(batches: Iterator[Any]) -> None:
+    """Close an iterator, if it is one that can be closed."""
+    close = getattr(batches, "close", None)
+    if close is not None:
+        close()
 
 
 def keyed_jagged_in(batch: object) -> list[Any]:

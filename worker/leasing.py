@@ -14,6 +14,8 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,7 +25,7 @@ from embery.data.reading import BlockDataset
 from embery.errors import DeadlineExceeded, EmberyError, InvalidArgument, Unavailable
 from embery.rpc.readings import LEASES_MAX, BegunPiece, Holding, Lease, LeaseReport, Outcome
 from embery.store import Store
-from embery.worker.batches import closing_iterator
+from embery.worker.batches import close_iterator
 from embery.worker.group import TIMEOUT_S, WorkerGroup
 
 if TYPE_CHECKING:
@@ -62,6 +64,28 @@ class _Held:
         """Return how far it is; `outcome` is passed over where it is finished."""
         outcome = "finished" if self.finished else outcome
         return LeaseReport(self.lease.piece, self.lease.token, self.done, outcome, error)
+
+
+class _Opened:
+    """A piece whose first batch, and with it the rows around it, a thread of `pool` reads at once.
+
+    So the next piece is ready when the one before it ends.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self._first: Future[Batch | None] | None = pool.submit(next, batches, None)
+
+    def next(self) -> Batch | None:
+        """Return the next batch, None at the end; raise what went wrong in reading it."""
+        first, self._first = self._first, None
+        return next(self._batches, None) if first is None else first.result()
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self._first is not None and not self._first.cancel():
+            wait([self._first])
+        close_iterator(self._batches)
 
 
 class LeasedBatches:
@@ -138,17 +162,36 @@ class LeasedBatches:
         Raises:
             EmberyError: a piece failed repeatedly, or the coordinator is away for too long.
         """
-        while (held := self._next()) is not None:
-            yield from self._read(held)
+        opened: dict[tuple[int, int], _Opened] = {}
+        with ThreadPoolExecutor(1, thread_name_prefix="embery-lease-read") as pool:
 
-    def _read(self, held: _Held) -> Iterator[Batch]:
+            def open_piece(held: _Held) -> _Opened:
+                piece, done = held.lease.piece, held.lease.done
+                return _Opened(pool, self._dataset.piece(piece, epoch=self._epoch, start=done))
+
+            def open_following() -> None:
+                with self._changed:
+                    following = self._waiting[0] if self._waiting else None
+                if following is not None and following.key not in opened:
+                    opened[following.key] = open_piece(following)
+
+            try:
+                while (held := self._next()) is not None:
+                    batches = opened.pop(held.key, None) or open_piece(held)
+                    yield from self._read(held, batches, open_following)
+            finally:
+                for unread in opened.values():
+                    unread.close()
+
+    def _read(
+        self, held: _Held, batches: _Opened, open_following: Callable[[], None]
+    ) -> Iterator[Batch]:
         lease = held.lease
         count = lease.done
-        batches = self._dataset.piece(lease.piece, epoch=self._epoch, start=lease.done)
-        with closing_iterator(batches):
+        with closing(batches):
             while True:
                 try:
-                    batch = next(batches, None)
+                    batch = batches.next()
                 except Exception as error:
                     # Another worker may fare better; the coordinator counts how often it is tried.
                     log.warning("piece %d of the data failed: %s", lease.piece, error)
@@ -157,6 +200,7 @@ class LeasedBatches:
                 if batch is None:
                     break
                 self._tell_if_due()
+                open_following()
                 if not self._take(held):
                     return
                 count += 1

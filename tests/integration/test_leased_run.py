@@ -209,16 +209,6 @@ def test_ctrl_c_ends_workers_that_do_not_wait_and_loses_no_row(clicks: Path) -> 
     assert found[2] == 2 * TRAIN_ROWS
 
 
-REFUSED = TRAIN.replace("store=store, mode=mode)", "store=store, mode=mode, dense_wire='bfloat16')")
-
-
-@pytest.mark.timeout(180)
-def test_what_does_not_go_with_the_mode_is_refused(clicks: Path) -> None:
-    (clicks / "refused.py").write_text(REFUSED)
-    with pytest.raises(AssertionError, match="pushes them to the store; leave it out"):
-        embery_run("--workers", 2, "refused.py", "mode=async", cwd=clicks)
-
-
 # Rank 1 gives no more batches until rank 0 is as far ahead as it may be; then it looks again and
 # again whether rank 0 goes further.
 BLOCKED = TRAIN.replace(

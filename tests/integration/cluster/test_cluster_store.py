@@ -109,3 +109,16 @@ def test_a_coordinator_that_is_not_there_is_named() -> None:
 def test_a_transport_that_does_not_exist_is_refused(url: str, transport: str) -> None:
     with pytest.raises(em.InvalidArgument, match=f"unknown transport {transport!r}"):
         em.connect(url, transport=transport)
+
+
+def test_rows_that_are_put_lie_on_the_servers_of_their_keys(url: str) -> None:
+    keys = np.arange(200, dtype=np.uint64)
+    rows = np.arange(400, dtype=np.float32).reshape(200, 2)
+    with em.connect(url) as store:
+        store.create_table(em.Table("put", dim=2, optimizer=em.optim.SGD(lr=1.0)))
+        store.pull("put", keys[:50])
+        store.put_rows("put", keys, rows)
+        assert (store.pull("put", keys, train=False) == rows).all()
+        assert store.stats()["tables"]["put"]["rows"] == 200
+        store.push("put", keys, np.ones((200, 2), np.float32))
+        assert (store.pull("put", keys, train=False) == rows - 1).all()

@@ -98,6 +98,26 @@ def test_batches_of_a_piece_are_the_same_whoever_reads_it(data: em.data.Parquet)
     assert sorted(read) == list(range(ROWS))
 
 
+def test_the_next_piece_is_read_before_this_one_ends(
+    data: em.data.Parquet, connect: Callable[[], em.Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: dict[int, threading.Event] = {n: threading.Event() for n in range(data.piece_count)}
+    piece = data.piece
+
+    def noted(number: int, **where: int) -> Iterator[em.data.Batch]:
+        def read() -> Iterator[em.data.Batch]:
+            begun[number].set()
+            yield from piece(number, **where)
+
+        return read()
+
+    monkeypatch.setattr(data, "piece", noted)
+    with LeasedBatches(data, connect(), reading="ahead") as batches:
+        next(iter(batches))
+        assert begun[1].wait(20)
+        assert not begun[2].is_set()
+
+
 def test_who_has_a_piece_next_goes_on_after_the_last_commit(
     data: em.data.Parquet, connect: Callable[[], em.Store]
 ) -> None:
