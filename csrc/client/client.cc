@@ -435,13 +435,9 @@ Result<size_t> Client::Push(const PushCall& call) {
   CountTraffic(exchanges, call.tables, shards);
   const Status failure = FirstFailure(exchanges);
   std::vector<bool> refused;
-  std::vector<bool> unapplied;
-  for (const auto& [peer, connection, reply] : exchanges) {
-    refused.push_back(reply.head.moved > 0);
-    unapplied.push_back(connection == nullptr || reply.head.moved > 0 ||
-                        reply.head.code != StatusCode::kOk);
-  }
-  shards.ReturnFeedback(feedback, unapplied);
+  for (const Exchange& exchange : exchanges) refused.push_back(exchange.reply.head.moved > 0);
+  shards.ReturnFeedback(feedback,
+                        failure.ok() ? refused : std::vector<bool>(exchanges.size(), true));
   const size_t refused_count = failure.ok() ? MarkRefused(refused, shards, call.refused) : 0;
   GiveBack(exchanges);
   if (!failure.ok()) return failure;

@@ -88,9 +88,9 @@ class Client {
   // for again with newer routing. On failure some rows of `out` may be filled.
   Result<size_t> Pull(const PullCall& call) EXCLUDES(mutex_);
 
-  // The same; on failure some servers may have applied their part. Unless a server says that it
-  // applied its part, the residuals of that are as before, so that the same call sends the same
-  // bytes again: a server that knows its sequence applies one of the two.
+  // The same; on failure some servers may have applied their part. The residuals of refused keys,
+  // and on failure of all, are as before, so that a call of the same sequence sends the same bytes
+  // again; servers that have applied their part know the sequence, and do nothing.
   Result<size_t> Push(const PushCall& call) EXCLUDES(mutex_);
 
   struct Stats {

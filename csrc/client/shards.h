@@ -74,7 +74,7 @@ class Shards {
   using Progressed = std::function<void(std::span<const uint64_t> bytes)>;
   void GatherGradients(const Gather& gather, const Progressed& progressed, ThreadPool& pool);
 
-  // Takes back the part in feedback of the keys of the shards that are set in `unapplied`.
+  // Sets the residuals back of the keys of the shards that are set in `unapplied`.
   void ReturnFeedback(std::span<const Feedback> feedback, const std::vector<bool>& unapplied) const;
 
   // Rows of the shards on their way to where their keys were given.

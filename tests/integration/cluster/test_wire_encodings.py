@@ -163,6 +163,32 @@ def test_a_push_that_is_sent_again_counts_its_residual_once(make_plane: Any, enc
     assert np.allclose(arrived, expected, rtol=0, atol=1e-5)
 
 
+def test_a_push_that_a_server_has_applied_before_the_other_leaves_the_right_residuals(
+    make_plane: Any,
+) -> None:
+    """It comes again under its sequence; the first server knows it, and got the same bytes."""
+    tables = [summing(name, nonfinite="raise") for name in ("sums", "undisturbed")]
+    plane = make_plane(tables, servers=2)
+    client, quiet = plane.client(1), plane.client(2)
+    plane.set_wire(client, "sums", grads="int8")
+    plane.set_wire(quiet, "undisturbed", grads="int8")
+    keys = some_keys(100)
+    good = np.random.default_rng(5).normal(size=(4, 100, 16)).astype(np.float32)
+    salts, dims = plane.arguments(["sums"])
+    arguments: dict[str, Any] = {
+        "round": 0, "rank": 0, "world": 1, "now_s": 1, "timeout_s": 30.0
+    }  # fmt: skip
+    last = np.flatnonzero(plane.owners[_native.slots_of("sums", keys)] == 1)[0]
+    for push in range(4):
+        bad = good[push].copy()
+        bad[last] = np.nan
+        with pytest.raises(em.InvalidArgument, match="not finite"):
+            client.push(salts, dims, [keys], [bad], sequence=1 + push, **arguments)
+        client.push(salts, dims, [keys], [good[push]], sequence=1 + push, **arguments)
+        plane.push(quiet, {"undisturbed": keys}, {"undisturbed": good[push]})
+    assert np.array_equal(sums(plane, client, keys), sums(plane, client, keys, "undisturbed"))
+
+
 def test_a_push_that_nobody_answered_leaves_the_residuals_as_they_were(make_plane: Any) -> None:
     """It may come again under its sequence, and must then be the same bytes."""
     plane = make_plane([summing(), summing("undisturbed")], servers=2)
