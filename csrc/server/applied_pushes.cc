@@ -91,10 +91,11 @@ void AppliedPushes::Abandon(const PushIdentity& push) {
 std::vector<AppliedPushes::Entry> AppliedPushes::Export(uint32_t begin, uint32_t end) {
   std::vector<Entry> entries;
   const MutexLock lock(mutex_);
-  for (const auto& [number, client] : clients_) {
+  for (const auto& of_client : clients_) {
     const auto add = [&](uint64_t slot) {
-      const Window& window = client.windows[slot];
-      if (window.applied != 0) entries.push_back({number, slot, window.highest, window.applied});
+      const Window& window = of_client.second.windows[slot];
+      if (window.applied == 0) return;
+      entries.push_back({of_client.first, slot, window.highest, window.applied});
     };
     for (uint64_t slot = begin; slot < end; ++slot) add(slot);
     add(Entry::kCounted);
