@@ -27,6 +27,27 @@ def test_creating_an_equal_table_again_changes_nothing(connect: Any, snapshot: A
     assert store.tables() == {"item": TABLE}
 
 
+def test_a_wire_is_no_part_of_the_definition(connect: Any) -> None:
+    narrow = dataclasses.replace(TABLE, wire=em.Wire(rows="float16", grads="int8"))
+    assert narrow == TABLE
+    assert narrow.to_dict() == TABLE.to_dict()
+    connect(TABLE).create_table(narrow)
+
+
+@pytest.mark.parametrize(
+    ("wire", "message"),
+    [
+        (em.Wire(rows="int4"), r"Wire\.rows must be one of .*'int8'.*, got 'int4'"),  # type: ignore[arg-type]
+        (em.Wire(grads="fp16"), r"Wire\.grads must be one of .*, got 'fp16'"),  # type: ignore[arg-type]
+        (em.Wire(residual_rows_max=-1), r"Wire\.residual_rows_max .*-1"),
+        ("int8", r"Table\('item'\)\.wire must be an em\.Wire, got 'int8'"),
+    ],
+)
+def test_a_wrong_wire_is_refused_and_named(wire: Any, message: str) -> None:
+    with pytest.raises(em.InvalidArgument, match=message):
+        dataclasses.replace(TABLE, wire=wire)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
