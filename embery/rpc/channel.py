@@ -30,8 +30,8 @@ CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     # A role that was started again must be found at once, not after gRPC's two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # gRPC takes this for the time that an attempt to connect may take; a busy machine needs some.
-    ("grpc.min_reconnect_backoff_ms", 5000),
+    # Also the time that an attempt to connect may take, of which a busy machine needs some.
+    ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
