@@ -21,6 +21,10 @@ namespace py = pybind11;
 namespace embery {
 namespace {
 
+SlotGroup::WithCounters CountersIf(bool wanted) {
+  return wanted ? SlotGroup::WithCounters::kYes : SlotGroup::WithCounters::kNo;
+}
+
 using Arrays = std::vector<py::array>;
 
 std::unique_ptr<Store> MakeStore(int threads, const std::string& simd) {
@@ -242,7 +246,7 @@ void BindStore(py::module_& module) {
       .def(
           "export_slots",
           [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end, bool counters) {
-            return ExportSlots(GetTable(store, id), {slot_begin, slot_end}, counters);
+            return ExportSlots(GetTable(store, id), {slot_begin, slot_end}, CountersIf(counters));
           },
           py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"), py::arg("counters"))
       .def(
@@ -255,7 +259,7 @@ void BindStore(py::module_& module) {
       .def(
           "drop_slots",
           [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end, bool counters) {
-            DropSlots(GetTable(store, id), {slot_begin, slot_end}, counters);
+            DropSlots(GetTable(store, id), {slot_begin, slot_end}, CountersIf(counters));
           },
           py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"), py::arg("counters"))
       .def(

@@ -312,9 +312,7 @@ void ImportChanges(Table& table, const SlotRange& slots, const py::dict& columns
   ImportRows(table, columns);
 }
 
-py::dict ExportSlots(Table& table, const SlotRange& slots, bool with_counters) {
-  const auto counters =
-      with_counters ? SlotGroup::WithCounters::kYes : SlotGroup::WithCounters::kNo;
+py::dict ExportSlots(Table& table, const SlotRange& slots, SlotGroup::WithCounters counters) {
   return ToDict({table.group(slots.group()).ExportSlots(slots.begin, slots.end, counters)},
                 table.step());
 }
@@ -325,11 +323,9 @@ void MergeSlots(Table& table, const SlotRange& slots, const py::dict& state) {
   table.group(slots.group()).MergeSlots(slots.begin, slots.end, groups[0]);
 }
 
-void DropSlots(Table& table, const SlotRange& slots, bool with_counters) {
+void DropSlots(Table& table, const SlotRange& slots, SlotGroup::WithCounters counters) {
   const py::gil_scoped_release release;
-  table.group(slots.group())
-      .DropSlots(slots.begin, slots.end,
-                 with_counters ? SlotGroup::WithCounters::kYes : SlotGroup::WithCounters::kNo);
+  table.group(slots.group()).DropSlots(slots.begin, slots.end, counters);
 }
 
 std::pair<uint64_t, uint64_t> CheckSlots(Table& table, const SlotRange& slots) {
