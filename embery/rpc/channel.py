@@ -64,15 +64,28 @@ class Channel:
         else:
             self.grpc = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
 
-    def call(self, method: Callable[..., Any], request: Any, timeout_s: float, *, what: str) -> Any:
+    def call(
+        self,
+        method: Callable[..., Any],
+        request: Any,
+        timeout_s: float,
+        *,
+        what: str,
+        wait_for_ready: bool = False,
+    ) -> Any:
         """Call `method` of a stub on this channel; `what` says in an error what was tried.
+
+        With `wait_for_ready` the call waits for a connection until its deadline. Only while a call
+        waits does gRPC get on with one: calls that fail at once would seldom let it come about.
 
         Raises:
             EmberyError: what the other side answered, `Unavailable` if it cannot be reached, or
                 `DeadlineExceeded`.
         """
         with self.errors(what):
-            return method(request, timeout=timeout_s, metadata=self.metadata)
+            return method(
+                request, timeout=timeout_s, metadata=self.metadata, wait_for_ready=wait_for_ready
+            )
 
     @contextmanager
     def errors(self, what: str) -> Iterator[None]:

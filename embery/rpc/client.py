@@ -162,7 +162,11 @@ class CoordinatorClient(ReadingCalls):
         *,
         timeout_s: float | None = None,
     ) -> Beat:
-        """Say that a server or worker is there, and how far a worker is."""
+        """Say that a server or worker is there, and how far a worker is.
+
+        It waits for the connection, and so brings back that of all calls after the coordinator was
+        started again.
+        """
         reply = self._channel.call(
             self._stub.Heartbeat,
             c.HeartbeatRequest(
@@ -171,6 +175,7 @@ class CoordinatorClient(ReadingCalls):
             ),
             self._timeout_s if timeout_s is None else timeout_s,
             what="heartbeat",
+            wait_for_ready=True,
         )
         return Beat(
             known=reply.known,
