@@ -14,8 +14,10 @@ namespace embery {
 namespace {
 
 constexpr size_t kRowsAhead = 8;
-// Of one task: enough to be worth a system call for what is ready, and another thread.
+// Of one task: enough to be worth another thread.
 constexpr size_t kRowsPerTask = 1024;
+// Of a thread, between two reports of progress: a thread that wakes late still finds work.
+constexpr size_t kTasksPerWave = 6;
 
 size_t TaskCount(size_t rows) { return (rows + kRowsPerTask - 1) / kRowsPerTask; }
 
@@ -159,7 +161,7 @@ void Shards::EncodeWithFeedback(const Gather& gather, size_t t, size_t begin, si
 
 void Shards::GatherGradients(const Gather& gather, const Progressed& progressed, ThreadPool& pool) {
   std::vector<uint64_t> bytes(shards_.size());
-  const size_t wave = kRowsPerTask * static_cast<size_t>(pool.threads());
+  const size_t wave = kRowsPerTask * kTasksPerWave * static_cast<size_t>(pool.threads());
   for (size_t t = 0; t < tables_.size(); ++t) {
     const Table& table = tables_[t];
     const std::span<const uint32_t> ends = GroupOccurrences(table);
