@@ -39,7 +39,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart build test test-cpp test-asan test-tsan test-python test-long lint lint-python \
+.PHONY: help quickstart build test test-cpp test-asan test-tsan test-python test-long test-rdma lint lint-python \
 	lint-cpp lint-text format proto bench build-clang clean
 
 help:  ## print this list
@@ -106,6 +106,15 @@ test-long: TEST_SECONDS_MAX := 14400
 test-long: test-cpp test-asan $(BUILT) $(DEV_READY)  ## C++ and Python tests in their long form (hours)
 	$(call say,Python tests marked long)
 	$(PY) -m pytest -m long --timeout $(TEST_SECONDS_MAX) $(PYTEST_ARGS)
+
+test-rdma: $(BUILT) $(DEV_READY)  ## RDMA tests on an emulated machine that has a software-RoCE device
+	$(call say,RDMA tests; tests/rdma/machine.sh names the packages that it needs)
+	$(CMAKE_CPP) -B build/cpp
+	cmake --build build/cpp --target rdma_test
+	tests/rdma/machine.sh build/rdma 'cd $(CURDIR); \
+		export EMBERY_RDMA_REQUIRED=1 EMBERY_TEST_DEADLINE_S=300 PYTHONDONTWRITEBYTECODE=1; \
+		build/cpp/rdma_test; \
+		$(abspath $(PY)) -m pytest -p no:cacheprovider --timeout 600 tests/integration/cluster -k rdma'
 
 # -- Lint -----------------------------------------------------------------------------------------
 

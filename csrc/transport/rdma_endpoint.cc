@@ -30,10 +30,10 @@ static_assert(sizeof(RawAddress) == 32);
 constexpr size_t kWriteBytes = size_t{256} << 10;
 constexpr uint32_t kSequenceMask = (1u << 24) - 1;
 constexpr uint8_t kHopLimit = 64;
-// An unanswered packet is sent again after 4.096 us * 2^kTimeout = 134 ms, so a peer that has gone
-// is given up after about a second. Seven retries, the most there can be, are endless ones to
+// An unanswered packet is sent again after 4.096 us * 2^kTimeout = 268 ms, so a peer that has gone
+// is given up after about two seconds. Seven retries, the most there can be, are endless ones to
 // Linux's software RoCE.
-constexpr uint8_t kTimeout = 15;
+constexpr uint8_t kTimeout = 16;
 constexpr uint8_t kRetries = 6;
 // How long a peer that breaks its turn, and finds no receive posted, is put off (0.64 ms), and how
 // often.
@@ -118,7 +118,8 @@ Status RdmaEndpoint::MakeQueues(const RdmaChannel& channel, uint64_t id) {
   messages_ = std::move(messages).value();
   const verbs::Library& library = device_->library();
   const auto make_cq = [&](uint32_t entries) {
-    void* user = reinterpret_cast<void*>(static_cast<uintptr_t>(id));
+    // The library keeps a pointer of its caller's, which here is a number.
+    auto* user = reinterpret_cast<void*>(uintptr_t{id});  // NOLINT(performance-no-int-to-ptr)
     return library.create_cq(device_->context(), static_cast<int>(entries), user, channel.handle(),
                              0);
   };
@@ -357,7 +358,7 @@ Status RdmaEndpoint::TakeFrame(uint32_t slot, size_t bytes) {
 }
 
 Status RdmaEndpoint::Admit() {
-  const size_t bytes = incoming_->body_bytes;
+  const size_t bytes = incoming_ ? incoming_->body_bytes : 0;
   if (body_.size() == bytes) return Status::Ok();
   EMBERY_RETURN_IF_ERROR(Grow(inbox_, bytes, Slab::Access::kRemoteWrite));
   body_ = InboxFor(bytes);
@@ -438,7 +439,7 @@ Status RdmaEndpoint::Arm() {
 }
 
 Result<bool> RdmaEndpoint::Progress() {
-  const Result<bool> moved = Poll();
+  Result<bool> moved = Poll();
   if (!moved.ok() || moved.value() || IsArmed()) return moved;
   EMBERY_RETURN_IF_ERROR(Arm());
   return Poll();

@@ -86,7 +86,7 @@ struct QpCapacity {
   uint32_t inline_bytes;
 };
 
-enum class QpType : uint32_t { kReliableConnection = 2 };
+enum class QpType : uint32_t { kNone, kReliableConnection = 2 };
 
 struct QpInit {
   void* user;
@@ -231,7 +231,7 @@ struct Completion {
 };
 static_assert(offsetof(Completion, flags) == 36 && sizeof(Completion) == 48);
 
-enum class PortState : uint32_t { kActive = 4 };
+enum class PortState : uint32_t { kUnknown, kActive = 4 };
 
 struct Port {
   PortState state;
