@@ -186,6 +186,29 @@ def cluster_case(setting: Setting) -> Case:
     return Case(title, (embedded, *remote, *theirs), tuple(targets))
 
 
+def cluster_w2_case(setting: Setting) -> Case:
+    """Return W2 with a server in another process against TensorFlow's and torchrec's processes."""
+    contenders = [
+        ours(
+            f"embery_{workers}_workers", "cluster_w2", setting, workers=workers,
+            steps=setting.steps, data=setting.data,
+        )
+        for workers in (1, 2)
+    ]  # fmt: skip
+    targets: list[Ratio] = []
+    if setting.peers is not None and setting.tensorflow_python is not None:
+        command = [setting.tensorflow_python, setting.peers / "tf_ps.py", "--w", "w2"]
+        command += ["--ps", 1, "--workers", 1, "--steps", setting.steps]
+        contenders.append(Contender("tensorflow_ps", tuple(map(str, command)), is_peer=True))
+        targets.append(Ratio("embery_1_workers", "tensorflow_ps", "train_samples_per_s", 1.2))
+    theirs = peer(
+        "torchrec_2_processes", "w2_torch.py", setting, "--peer", "torchrec", "--procs", 2
+    )
+    targets += [Ratio("embery_2_workers", x.name, "train_samples_per_s", 1.0) for x in theirs]
+    title = "W2 with a server in another process, 26 tables x 100,000 rows x dim 16"
+    return Case(title, (*contenders, *theirs), tuple(targets))
+
+
 def gather_case(setting: Setting, n_rows: int, dim: int) -> Case:
     """Return pulls of distinct rows against the plain gather, with huge pages and without."""
     keys = workloads.distinct_keys(setting.data, n_rows)
@@ -230,7 +253,7 @@ def memory_case(setting: Setting, dim: int) -> Case:
 SUITES: dict[str, Callable[[Setting], list[Case]]] = {
     "w1": lambda s: [w1_case(s, n) for n in (MILLION, 10 * MILLION)],
     "w2": lambda s: [w2_case(s)],
-    "cluster": lambda s: [cluster_case(s)],
+    "cluster": lambda s: [cluster_case(s), cluster_w2_case(s)],
     "gather": lambda s: [
         gather_case(s, n, dim) for n in (MILLION, 10 * MILLION) for dim in (16, 64)
     ],
