@@ -21,8 +21,8 @@ namespace py = pybind11;
 namespace embery {
 namespace {
 
-SlotGroup::WithCounters CountersIf(bool wanted) {
-  return wanted ? SlotGroup::WithCounters::kYes : SlotGroup::WithCounters::kNo;
+SlotGroup::GroupCounters CountersIf(bool wanted) {
+  return wanted ? SlotGroup::GroupCounters::kMove : SlotGroup::GroupCounters::kStay;
 }
 
 using Arrays = std::vector<py::array>;

@@ -312,7 +312,7 @@ void ImportChanges(Table& table, const SlotRange& slots, const py::dict& columns
   ImportRows(table, columns);
 }
 
-py::dict ExportSlots(Table& table, const SlotRange& slots, SlotGroup::WithCounters counters) {
+py::dict ExportSlots(Table& table, const SlotRange& slots, SlotGroup::GroupCounters counters) {
   return ToDict({table.group(slots.group()).ExportSlots(slots.begin, slots.end, counters)},
                 table.step());
 }
@@ -323,7 +323,7 @@ void MergeSlots(Table& table, const SlotRange& slots, const py::dict& state) {
   table.group(slots.group()).MergeSlots(slots.begin, slots.end, groups[0]);
 }
 
-void DropSlots(Table& table, const SlotRange& slots, SlotGroup::WithCounters counters) {
+void DropSlots(Table& table, const SlotRange& slots, SlotGroup::GroupCounters counters) {
   const py::gil_scoped_release release;
   table.group(slots.group()).DropSlots(slots.begin, slots.end, counters);
 }

@@ -47,11 +47,11 @@ pybind11::dict ExportChanges(Table& table, const SlotRange& slots, const pybind1
 void ImportChanges(Table& table, const SlotRange& slots, const pybind11::dict& columns);
 
 // What moves beside rows, as ExportState has it; MergeSlots adds it to what is there.
-pybind11::dict ExportSlots(Table& table, const SlotRange& slots, SlotGroup::WithCounters counters);
+pybind11::dict ExportSlots(Table& table, const SlotRange& slots, SlotGroup::GroupCounters counters);
 void MergeSlots(Table& table, const SlotRange& slots, const pybind11::dict& state);
 
 // Forgets slots that have moved, their counters too if they took them along.
-void DropSlots(Table& table, const SlotRange& slots, SlotGroup::WithCounters counters);
+void DropSlots(Table& table, const SlotRange& slots, SlotGroup::GroupCounters counters);
 
 // The number of rows, and a checksum of which they are and their last changes.
 std::pair<uint64_t, uint64_t> CheckSlots(Table& table, const SlotRange& slots);

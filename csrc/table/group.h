@@ -195,12 +195,13 @@ class SlotGroup {
   };
   // What moves with slots [slot_begin, slot_end); the rest of the state is as if it were empty. Its
   // counters are those of the whole group, or zero.
-  enum class WithCounters : uint8_t { kNo, kYes };
-  State ExportSlots(uint32_t slot_begin, uint32_t slot_end, WithCounters counters) EXCLUDES(mutex_);
+  enum class GroupCounters : uint8_t { kStay, kMove };
+  State ExportSlots(uint32_t slot_begin, uint32_t slot_end, GroupCounters counters)
+      EXCLUDES(mutex_);
   // Adds what ExportSlots of another store's group returned.
   void MergeSlots(uint32_t slot_begin, uint32_t slot_end, const State& state) EXCLUDES(mutex_);
   // Forgets the slots as if they had never been here, with no tombstones.
-  void DropSlots(uint32_t slot_begin, uint32_t slot_end, WithCounters counters) EXCLUDES(mutex_);
+  void DropSlots(uint32_t slot_begin, uint32_t slot_end, GroupCounters counters) EXCLUDES(mutex_);
   // Deletes rows without a trace: their deletion was counted elsewhere.
   void EraseRows(std::span<const uint64_t> mixed) EXCLUDES(mutex_);
 

@@ -125,7 +125,7 @@ void SlotGroup::EraseRows(std::span<const uint64_t> mixed_keys) {
 }
 
 SlotGroup::State SlotGroup::ExportSlots(uint32_t slot_begin, uint32_t slot_end,
-                                        WithCounters counters) {
+                                        GroupCounters counters) {
   State state = ExportState();
   const auto is_out = [&](uint64_t mixed) {
     const uint32_t slot = SlotOf({mixed});
@@ -137,7 +137,7 @@ SlotGroup::State SlotGroup::ExportSlots(uint32_t slot_begin, uint32_t slot_end,
     const uint32_t slot = number_ * kSlotsPerGroup + i;
     if (slot < slot_begin || slot >= slot_end) state.slot_lsns[i] = 0;
   }
-  if (counters == WithCounters::kNo) {
+  if (counters == GroupCounters::kStay) {
     state.counters = {};
     state.tombstones_lost = 0;
     state.candidates_forgotten = 0;
@@ -159,7 +159,7 @@ void SlotGroup::MergeSlots(uint32_t slot_begin, uint32_t slot_end, const State& 
   operation_ = std::max(operation_, state.operation);
 }
 
-void SlotGroup::DropSlots(uint32_t slot_begin, uint32_t slot_end, WithCounters counters) {
+void SlotGroup::DropSlots(uint32_t slot_begin, uint32_t slot_end, GroupCounters counters) {
   WriterLock lock(mutex_);
   const auto is_in = [&](uint32_t slot) { return slot >= slot_begin && slot < slot_end; };
   struct Entry {
@@ -175,7 +175,7 @@ void SlotGroup::DropSlots(uint32_t slot_begin, uint32_t slot_end, WithCounters c
     records_.Free(entry.handle);
   }
   std::vector<Candidate> candidates = admission_.Export();
-  const uint64_t forgotten = counters == WithCounters::kYes ? 0 : admission_.forgotten();
+  const uint64_t forgotten = counters == GroupCounters::kMove ? 0 : admission_.forgotten();
   admission_ = Admission(context_.spec.admission);
   for (const Candidate& candidate : candidates) {
     if (!is_in(SlotOf({candidate.mixed}))) admission_.Import(candidate);
@@ -183,7 +183,7 @@ void SlotGroup::DropSlots(uint32_t slot_begin, uint32_t slot_end, WithCounters c
   admission_.set_forgotten(forgotten);
   std::erase_if(tombstones_, [&](const Tombstone& t) { return is_in(SlotOf({t.mixed})); });
   for (uint32_t slot = slot_begin; slot < slot_end; ++slot) slot_lsns_[slot % kSlotsPerGroup] = 0;
-  if (counters == WithCounters::kYes) {
+  if (counters == GroupCounters::kMove) {
     counters_ = {};
     tombstones_lost_ = 0;
   }
