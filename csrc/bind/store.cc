@@ -161,41 +161,9 @@ py::array_t<uint16_t> SlotsOf(const std::string& table, const py::array& keys) {
   return ToArray(std::move(slots));
 }
 
-}  // namespace
-
-void BindStore(py::module_& module) {
-  module.def("simd_targets", &SimdTargets, "SIMD targets that this processor runs, best first.");
-  module.def("slots_of", &SlotsOf, py::arg("table"), py::arg("keys"),
-             "Slot of each uint64 key in the table of that name.");
-  py::class_<Store>(module, "Store", "Tables in this process. Thread-safe.")
-      .def(py::init(&MakeStore), py::arg("threads"), py::arg("simd"))
-      .def_property_readonly("threads", &Store::threads)
-      .def_property_readonly("simd", [](const Store& store) { return store.kernels().name; })
-      .def(
-          "create_table",
-          [](Store& store, const py::dict& spec) {
-            const Result<TableId> id = store.CreateTable(ParseTableSpec(spec));
-            ThrowIfError(id.status());
-            return id.value();
-          },
-          py::arg("spec"))
-      .def("pull", &Pull, py::arg("tables"), py::arg("keys"), py::arg("out"), py::arg("mode"),
-           py::arg("now_s"))
-      .def("peek", &Peek, py::arg("tables"), py::arg("keys"), py::arg("out"), py::arg("absent"),
-           py::arg("now_s"))
-      .def("push", &Push, py::arg("tables"), py::arg("keys"), py::arg("grads"), py::arg("now_s"))
-      .def("freeze", &Store::Freeze, py::call_guard<py::gil_scoped_release>())
-      .def("thaw", &Store::Thaw)
-      .def("evict", &Evict, py::arg("table"), py::arg("now_s"))
-      .def("deletions", &Deletions, py::arg("table"))
-      .def("stats", &Stats, py::arg("table"))
-      .def(
-          "row_layout",
-          [](Store& store, TableId id) {
-            const RecordLayout& layout = GetTable(store, id).layout();
-            return py::make_tuple(layout.value_bytes, layout.state_floats);
-          },
-          py::arg("table"))
+// What checkpoints save and restore.
+void BindRows(py::class_<Store>& bound) {
+  bound
       .def(
           "read_rows",
           [](Store& store, TableId id, const py::array& keys) {
@@ -229,6 +197,14 @@ void BindStore(py::module_& module) {
             ImportState(GetTable(store, id), state);
           },
           py::arg("table"), py::arg("state"))
+      .def(
+          "clear_table", [](Store& store, TableId id) { GetTable(store, id).Clear(); },
+          py::arg("table"));
+}
+
+// What slots take with them to another server.
+void BindMoves(py::class_<Store>& bound) {
+  bound
       .def(
           "export_changes",
           [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end,
@@ -267,10 +243,46 @@ void BindStore(py::module_& module) {
           [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end) {
             return CheckSlots(GetTable(store, id), {slot_begin, slot_end});
           },
-          py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"))
+          py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"));
+}
+
+}  // namespace
+
+void BindStore(py::module_& module) {
+  module.def("simd_targets", &SimdTargets, "SIMD targets that this processor runs, best first.");
+  module.def("slots_of", &SlotsOf, py::arg("table"), py::arg("keys"),
+             "Slot of each uint64 key in the table of that name.");
+  py::class_<Store> bound(module, "Store", "Tables in this process. Thread-safe.");
+  bound.def(py::init(&MakeStore), py::arg("threads"), py::arg("simd"))
+      .def_property_readonly("threads", &Store::threads)
+      .def_property_readonly("simd", [](const Store& store) { return store.kernels().name; })
       .def(
-          "clear_table", [](Store& store, TableId id) { GetTable(store, id).Clear(); },
+          "create_table",
+          [](Store& store, const py::dict& spec) {
+            const Result<TableId> id = store.CreateTable(ParseTableSpec(spec));
+            ThrowIfError(id.status());
+            return id.value();
+          },
+          py::arg("spec"))
+      .def("pull", &Pull, py::arg("tables"), py::arg("keys"), py::arg("out"), py::arg("mode"),
+           py::arg("now_s"))
+      .def("peek", &Peek, py::arg("tables"), py::arg("keys"), py::arg("out"), py::arg("absent"),
+           py::arg("now_s"))
+      .def("push", &Push, py::arg("tables"), py::arg("keys"), py::arg("grads"), py::arg("now_s"))
+      .def("freeze", &Store::Freeze, py::call_guard<py::gil_scoped_release>())
+      .def("thaw", &Store::Thaw)
+      .def("evict", &Evict, py::arg("table"), py::arg("now_s"))
+      .def("deletions", &Deletions, py::arg("table"))
+      .def("stats", &Stats, py::arg("table"))
+      .def(
+          "row_layout",
+          [](Store& store, TableId id) {
+            const RecordLayout& layout = GetTable(store, id).layout();
+            return py::make_tuple(layout.value_bytes, layout.state_floats);
+          },
           py::arg("table"));
+  BindRows(bound);
+  BindMoves(bound);
 }
 
 }  // namespace embery
