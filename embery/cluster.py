@@ -36,6 +36,8 @@ log = logging.getLogger("embery.cluster")
 
 # Rows are held back for so long at most while they are saved or restored.
 FREEZE_SECONDS = 3600.0
+# So often a slot may move while a row of it is asked for.
+MOVES_MAX = 8
 
 
 class ClusterStore(RowStore):
@@ -119,6 +121,10 @@ class ClusterStore(RowStore):
             for number, server in gone.items():
                 self._client.disconnect(number)
                 server.close()
+
+    def _present_routing_version(self) -> int:
+        self._present_servers()
+        return self._routing_version
 
     def _present_servers(self) -> dict[int, ServerClient]:
         """Return the servers that own slots now, by number."""
@@ -317,9 +323,14 @@ class ClusterStore(RowStore):
         require_int(f"inspect({table!r}): key", key, low=0, high=2**64 - 1)
         self._table(table)
         slot = int(_native.slots_of(table, np.array([key], np.uint64))[0])
-        routing = self._coordinator.routing(0, self._timeout_s)
-        self._follow(routing)
-        return self._servers[int(routing.owners[slot])].inspect(table, key)
+        for _ in range(MOVES_MAX):
+            routing = self._coordinator.routing(0, self._timeout_s)
+            self._follow(routing)
+            row = self._servers[int(routing.owners[slot])].inspect(table, key)
+            # A row that is not there may have moved with its slot since.
+            if row is not None or self._present_routing_version() == routing.version:
+                return row
+        raise Unavailable(f"slot {slot} moved {MOVES_MAX} times while it was asked for; try again")
 
     def evict(self, table: str) -> int:
         """See `Store.evict`."""
