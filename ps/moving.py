@@ -162,5 +162,5 @@ class Receiver:
                 )
         for name, state in tree["states"].items():
             store.merge_slots(self._tables.id_of(name), *slots, state)
-        self._tables.native.import_applied(np.ascontiguousarray(tree["applied"]))
+        self._tables.native.import_applied(*slots, np.ascontiguousarray(tree["applied"]))
         log.info("slots have arrived", extra=facts(slots=str(slots)))

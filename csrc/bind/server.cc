@@ -124,13 +124,15 @@ py::array ExportApplied(Server& server, uint32_t slot_begin, uint32_t slot_end) 
   return ToArray(std::move(values), {count, 4});
 }
 
-void ImportApplied(Server& server, const py::array& entries) {
+void ImportApplied(Server& server, uint32_t slot_begin, uint32_t slot_end,
+                   const py::array& entries) {
+  RequireSlots(slot_begin, slot_end);
   const auto* values = ArrayData<uint64_t>(entries, "entries");
   std::vector<AppliedPushes::Entry> parsed;
   for (py::ssize_t i = 0; i + 4 <= entries.size(); i += 4, values += 4) {
     parsed.push_back({values[0], values[1], values[2], values[3]});
   }
-  ThrowIfError(server.service().applied().Import(parsed));
+  ThrowIfError(server.service().applied().Import(slot_begin, slot_end, parsed));
 }
 
 struct TrafficField {
@@ -223,7 +225,8 @@ void BindServer(py::module_& module) {
           },
           py::arg("slot_begin"), py::arg("slot_end"))
       .def("export_applied", &ExportApplied, py::arg("slot_begin"), py::arg("slot_end"))
-      .def("import_applied", &ImportApplied, py::arg("entries"))
+      .def("import_applied", &ImportApplied, py::arg("slot_begin"), py::arg("slot_end"),
+           py::arg("entries"))
       .def(
           "drop_applied",
           [](Server& server, uint32_t slot_begin, uint32_t slot_end) {

@@ -23,6 +23,24 @@ void AppliedPushes::Window::Join(const Window& other) {
   if (behind < kWindow) applied |= other.applied << behind;
 }
 
+const AppliedPushes::Window& AppliedPushes::Client::Of(uint32_t slot) const {
+  const auto at = moved.find(slot);
+  return at == moved.end() ? here : at->second.window;
+}
+
+void AppliedPushes::Client::Settle(const SlotSet& slots, uint64_t sequence) {
+  counted.Add(sequence);
+  here.Add(sequence);
+  if (moved.empty()) return;
+  slots.ForEach([&](uint32_t slot) {
+    const auto at = moved.find(slot);
+    if (at != moved.end()) at->second.window.Add(sequence);
+  });
+  // All that the common window tells of came after the slot did.
+  std::erase_if(moved,
+                [this](const auto& slot) { return here.highest >= slot.second.arrival + kWindow; });
+}
+
 AppliedPushes::Client& AppliedPushes::Use(uint64_t number) {
   Client& client = clients_[number];
   client.last_use = ++uses_;
@@ -40,11 +58,12 @@ Result<AppliedPushes::Claim> AppliedPushes::Begin(const PushIdentity& push, cons
   if (push.sequence == 0) return claim;
   std::unique_lock lock(mutex_.native());
   ended_.wait(lock, [&]() NO_THREAD_SAFETY_ANALYSIS { return !under_way_.contains(push); });
-  const std::vector<Window>& windows = Use(push.client).windows;
-  bool is_too_old = windows[Entry::kCounted].IsBefore(push.sequence);
+  const Client& client = Use(push.client);
+  bool is_too_old = client.counted.IsBefore(push.sequence);
   slots.ForEach([&](uint32_t slot) {
-    is_too_old = is_too_old || windows[slot].IsBefore(push.sequence);
-    if (windows[slot].Has(push.sequence)) claim.done.Add(slot);
+    const Window& window = client.Of(slot);
+    is_too_old = is_too_old || window.IsBefore(push.sequence);
+    if (window.Has(push.sequence)) claim.done.Add(slot);
   });
   if (is_too_old) {
     return Status::InvalidArgument(
@@ -52,7 +71,7 @@ Result<AppliedPushes::Claim> AppliedPushes::Begin(const PushIdentity& push, cons
         " comes more than " + std::to_string(kWindow) +
         " pushes late: whether it was applied is no longer known; nothing was done");
   }
-  claim.counts = !windows[Entry::kCounted].Has(push.sequence);
+  claim.counts = !client.counted.Has(push.sequence);
   under_way_.insert(push);
   return claim;
 }
@@ -61,9 +80,10 @@ bool AppliedPushes::IsApplied(const PushIdentity& push, const SlotSet& slots) {
   const MutexLock lock(mutex_);
   const auto client = clients_.find(push.client);
   if (push.sequence == 0 || client == clients_.end()) return false;
-  const std::vector<Window>& windows = client->second.windows;
-  bool is_applied = windows[Entry::kCounted].Has(push.sequence);
-  slots.ForEach([&](uint32_t slot) { is_applied &= windows[slot].Has(push.sequence); });
+  bool is_applied = client->second.counted.Has(push.sequence);
+  slots.ForEach([&](uint32_t slot) {
+    is_applied = is_applied && client->second.Of(slot).Has(push.sequence);
+  });
   return is_applied;
 }
 
@@ -71,9 +91,7 @@ void AppliedPushes::Finish(const PushIdentity& push, const SlotSet& slots) {
   if (push.sequence == 0) return;
   {
     const MutexLock lock(mutex_);
-    std::vector<Window>& windows = Use(push.client).windows;
-    windows[Entry::kCounted].Add(push.sequence);
-    slots.ForEach([&](uint32_t slot) { windows[slot].Add(push.sequence); });
+    Use(push.client).Settle(slots, push.sequence);
     under_way_.erase(push);
   }
   ended_.notify_all();
@@ -91,27 +109,39 @@ void AppliedPushes::Abandon(const PushIdentity& push) {
 std::vector<AppliedPushes::Entry> AppliedPushes::Export(uint32_t begin, uint32_t end) {
   std::vector<Entry> entries;
   const MutexLock lock(mutex_);
-  for (const auto& of_client : clients_) {
-    const auto add = [&](uint64_t slot) {
-      const Window& window = of_client.second.windows[slot];
-      if (window.applied == 0) return;
-      entries.push_back({of_client.first, slot, window.highest, window.applied});
+  for (const auto& [number, client] : clients_) {
+    const uint64_t of = number;
+    const auto add = [&entries, of](uint64_t slot, const Window& window) {
+      if (window.applied != 0) entries.push_back({of, slot, window.highest, window.applied});
     };
-    for (uint64_t slot = begin; slot < end; ++slot) add(slot);
-    add(Entry::kCounted);
+    for (uint32_t slot = begin; slot < end; ++slot) add(slot, client.Of(slot));
+    add(Entry::kCounted, client.counted);
   }
   return entries;
 }
 
-Status AppliedPushes::Import(std::span<const Entry> entries) {
+Status AppliedPushes::Import(uint32_t begin, uint32_t end, std::span<const Entry> entries) {
   for (const Entry& entry : entries) {
-    if (entry.slot <= Entry::kCounted) continue;
-    return Status::InvalidArgument("a record of pushes names the slot " +
-                                   std::to_string(entry.slot));
+    if (entry.slot == Entry::kCounted || (entry.slot >= begin && entry.slot < end)) continue;
+    return Status::InvalidArgument("a record of pushes is of slot " + std::to_string(entry.slot) +
+                                   ", expected " + std::to_string(begin) + " to " +
+                                   std::to_string(end - 1));
   }
   const MutexLock lock(mutex_);
   for (const Entry& entry : entries) {
-    Use(entry.client).windows[entry.slot].Join({entry.highest, entry.applied});
+    Client& client = Use(entry.client);
+    if (entry.slot == Entry::kCounted) client.counted.Join({entry.highest, entry.applied});
+  }
+  // Also of a client that the other server did not know: its pushes here did not reach the slots.
+  for (auto& [number, client] : clients_) {
+    const uint64_t arrival = std::max(client.counted.highest, client.here.highest);
+    for (uint32_t slot = begin; slot < end; ++slot) client.moved[slot] = {Window{}, arrival};
+  }
+  for (const Entry& entry : entries) {
+    if (entry.slot == Entry::kCounted) continue;
+    Moved& moved = clients_[entry.client].moved[static_cast<uint32_t>(entry.slot)];
+    moved.window = {entry.highest, entry.applied};
+    moved.arrival = std::max(moved.arrival, entry.highest);
   }
   return Status::Ok();
 }
@@ -119,7 +149,9 @@ Status AppliedPushes::Import(std::span<const Entry> entries) {
 void AppliedPushes::Drop(uint32_t begin, uint32_t end) {
   const MutexLock lock(mutex_);
   for (auto& [number, client] : clients_) {
-    std::fill(client.windows.begin() + begin, client.windows.begin() + end, Window{});
+    std::erase_if(client.moved, [begin, end](const auto& slot) {
+      return slot.first >= begin && slot.first < end;
+    });
   }
 }
 

@@ -1,9 +1,11 @@
 // Which pushes were applied to which slots, so that one that is sent again changes nothing.
 //
-// A push is known by the number of its client and its sequence there. For each client and slot a
-// window tells which of the 64 sequences up to the highest were applied; it moves with the slot.
-// One more window tells which were counted, as steps of the tables: a push that comes again for
-// slots that have moved here in the meantime is applied to them, in the step that it had.
+// A push is known by the number of its client and its sequence there. A window tells which of the
+// 64 sequences up to the highest were applied here; what is applied is applied to all slots of the
+// push that are here, so one window serves them all. A slot that has moved here has a window of its
+// own, which it brought along, until that is so old that the common one says the same. One more
+// window tells which pushes were counted, as steps of the tables: a push that comes again for slots
+// that have moved here in the meantime is applied to them, in the step that it had.
 //
 // Thread-safety: all methods may be called from any thread. Ownership: owns its windows. Invariant:
 // between Begin and Finish or Abandon a push is under way, and an equal one waits in Begin.
@@ -14,6 +16,7 @@
 #include <map>
 #include <set>
 #include <span>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -62,8 +65,9 @@ class AppliedPushes {
   };
   // Of slots [begin, end), and of pushes counted.
   std::vector<Entry> Export(uint32_t begin, uint32_t end) EXCLUDES(mutex_);
-  // Adds what another server knows; kInvalidArgument if an entry names no slot.
-  Status Import(std::span<const Entry> entries) EXCLUDES(mutex_);
+  // Slots [begin, end) have moved here, and this is what the server before knows of them;
+  // kInvalidArgument if an entry is of another slot.
+  Status Import(uint32_t begin, uint32_t end, std::span<const Entry> entries) EXCLUDES(mutex_);
   void Drop(uint32_t begin, uint32_t end) EXCLUDES(mutex_);
 
   uint64_t clients_forgotten() EXCLUDES(mutex_);
@@ -82,9 +86,19 @@ class AppliedPushes {
     void Add(uint64_t sequence);
     void Join(const Window& other);
   };
+  // Of a slot that has moved here.
+  struct Moved {
+    Window window;
+    uint64_t arrival = 0;  // No sequence applied to the slot before it came is higher.
+  };
   struct Client {
-    std::vector<Window> windows = std::vector<Window>(kSlotCount + 1);
+    Window counted;
+    Window here;
+    std::unordered_map<uint32_t, Moved> moved;
     uint64_t last_use = 0;
+
+    const Window& Of(uint32_t slot) const;
+    void Settle(const SlotSet& slots, uint64_t sequence);
   };
 
   Client& Use(uint64_t number) REQUIRES(mutex_);

@@ -24,6 +24,7 @@ void Apply(AppliedPushes& applied, const PushIdentity& push, const SlotSet& slot
 TEST(PushThatComesAgainIsDoneWhereItWasApplied) {
   AppliedPushes applied;
   Apply(applied, {7, 1}, Slots({3, 4095}));
+  CHECK_TRUE(applied.Import(4, 5, {}).ok());
   const auto again = applied.Begin({7, 1}, Slots({3, 4, 4095})).value();
   CHECK_TRUE(again.done == Slots({3, 4095}));
   CHECK_TRUE(!again.counts);
@@ -68,16 +69,45 @@ TEST(WindowsMoveWithTheirSlots) {
     Apply(from, {7, sequence}, Slots({10, 20}));
     Apply(to, {7, sequence + 1}, Slots({30}));
   }
-  CHECK_TRUE(to.Import(from.Export(10, 15)).ok());
+  CHECK_TRUE(to.Import(10, 15, from.Export(10, 15)).ok());
   from.Drop(10, 15);
   const auto again = to.Begin({7, 88}, Slots({10, 20, 30})).value();
   CHECK_TRUE(again.done == Slots({10}));
   CHECK_TRUE(!again.counts);
   to.Abandon({7, 88});
   CHECK_TRUE(to.Begin({7, 86}, Slots({10, 30})).value().done == Slots({30}));
-  CHECK_TRUE(from.Begin({7, 88}, Slots({10, 20})).value().done == Slots({20}));
-  const AppliedPushes::Entry nowhere{7, kSlotCount + 1, 1, 1};
-  CHECK_TRUE(to.Import({&nowhere, 1}).code() == StatusCode::kInvalidArgument);
+  CHECK_TRUE(from.Begin({7, 88}, Slots({20})).value().done == Slots({20}));
+  const AppliedPushes::Entry nowhere{7, 15, 1, 1};
+  CHECK_TRUE(to.Import(10, 15, {&nowhere, 1}).code() == StatusCode::kInvalidArgument);
+}
+
+TEST(PushUnderWayWhenASlotMovesIsAppliedToItOnce) {
+  AppliedPushes applied;
+  AppliedPushes source;
+  // The source applied push 1 to slot 10; here it is counted by slot 30 alone, and 2 not at all
+  // yet.
+  Apply(source, {7, 1}, Slots({10}));
+  Apply(source, {7, 2}, Slots({10}));
+  Apply(applied, {7, 1}, Slots({30}));
+  CHECK_TRUE(applied.Import(10, 11, source.Export(10, 11)).ok());
+  const auto second = applied.Begin({7, 2}, Slots({10, 30})).value();
+  CHECK_TRUE(second.done == Slots({10}));
+  CHECK_TRUE(!second.counts);
+  applied.Finish({7, 2}, Slots({10, 30}));
+  CHECK_TRUE(applied.IsApplied({7, 2}, Slots({10, 30})));
+}
+
+TEST(SlotThatCameLongAgoSharesTheCommonWindow) {
+  AppliedPushes applied;
+  Apply(applied, {7, 1}, Slots({30}));
+  CHECK_TRUE(applied.Import(10, 11, {}).ok());
+  CHECK_TRUE(!applied.IsApplied({7, 1}, Slots({10})));
+  for (uint64_t sequence = 2; sequence <= 1 + AppliedPushes::kWindow; ++sequence) {
+    Apply(applied, {7, sequence}, Slots({30}));
+  }
+  // Its own window, with nothing applied, is gone: what the others have been through it has too.
+  CHECK_TRUE(applied.IsApplied({7, 2}, Slots({10})));
+  CHECK_EQ(applied.Export(10, 11).size(), 2U);
 }
 
 TEST(ClientsBeyondTheLimitAreForgottenByAge) {

@@ -210,6 +210,7 @@ TEST(PushThatWasRefusedIsAppliedToTheRest) {
   fixture.owners()[SlotOfKey(5)] = kNumber + 1;
   fixture.SetRouting(2);
   fixture.MustPush(OfClient(1, 1), {6}, -1);
+  CHECK_TRUE(fixture.service().applied().Import(SlotOfKey(5), SlotOfKey(5) + 1, {}).ok());
   fixture.owners()[SlotOfKey(5)] = kNumber;
   fixture.changed_at()[SlotOfKey(5)] = 3;
   fixture.SetRouting(3);
@@ -247,6 +248,7 @@ TEST(RankWhoseReplyWasLostIsAnsweredAlone) {
   REQUIRE_TRUE(answers[2].has_value());
   CHECK_EQ(fixture.Pull({5}).float_at(0), 2.0f);
   // Rank 0 has a slot that has moved here since, rank 1 has none.
+  CHECK_TRUE(fixture.service().applied().Import(SlotOfKey(6), SlotOfKey(6) + 1, {}).ok());
   fixture.Send(FrameType::kPush, ServiceFixture::PushBody(OfGroup(0, 2, 0), {5, 6}, -1),
                answers[0]);
   CHECK_EQ(fixture.Pull({5}).float_at(0), 2.0f);

@@ -15,7 +15,7 @@ import embery
 
 ROOT = Path(__file__).parents[2]
 ROLES = ("ps", "worker", "coordinator", "serving")
-PUBLIC_NAMES_MAX = 32
+PUBLIC_NAMES_MAX = 33
 
 # Building compiles the native module unless the build of the working tree is there to start from.
 pytestmark = pytest.mark.timeout(1200)
