@@ -137,9 +137,7 @@ class Server:
     def export_applied(self, slot_begin: int, slot_end: int) -> NDArray[np.uint64]:
         """Return which pushes were applied: (n, 4) of client, slot, highest sequence, window."""
 
-    def import_applied(
-        self, slot_begin: int, slot_end: int, entries: NDArray[np.uint64]
-    ) -> None:
+    def import_applied(self, slot_begin: int, slot_end: int, entries: NDArray[np.uint64]) -> None:
         """Take over slots that have moved here, with what the server before knows of them."""
 
     def drop_applied(self, slot_begin: int, slot_end: int) -> None: ...
