@@ -68,6 +68,8 @@ class Cluster:
         self._clients: dict[str, ServerClient] = {}
         # Serialises the creation of tables, over the calls to servers that it takes.
         self._creating = threading.Lock()
+        # Serialises the telling of a pending routing, over the calls to servers that it takes.
+        self._telling = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="embery-watch", daemon=True)
 
@@ -308,7 +310,7 @@ class Cluster:
             if self._pending is not None:
                 return None
             if self._state.move is not None:
-                return self._state.move  # Of a coordinator that ended during it.
+                return self._state.move  # It could not be settled.
             move, self._move_reason = plan_move(self._state)
             if move is not None:
                 self._database.begin_move(move)
@@ -381,21 +383,22 @@ class Cluster:
 
     def _tell(self, routing: Routing) -> None:
         """Tell the servers of a new routing, and then everyone; again later if one cannot be."""
-        # Also those that own nothing (any more): they let go of what they had.
-        present = {n: s.info() for n, s in self._state.servers.items() if s.state == "live"}
-        for server in {**present, **routing.servers}.values():
-            try:
-                self._client(server.address).set_routing(routing, timeout_s=SERVER_TIMEOUT_S)
-            except EmberyError as error:
-                log.warning("server %d does not know its slots yet: %s", server.number, error)
-                return
-        with self._changed:
+        with self._telling:
             if self._pending is not routing:
-                return  # Another thread has told it meanwhile, and perhaps newer ones since.
-            self._state = replace(self._state, routing=routing)
-            self._pending = None
-            self._reason = place(time.monotonic(), self._state, self.options)[1]
-            self._changed.notify_all()
+                return  # Another thread has told it, and perhaps newer ones since.
+            # Also those that own nothing (any more): they let go of what they had.
+            present = {n: s.info() for n, s in self._state.servers.items() if s.state == "live"}
+            for server in {**present, **routing.servers}.values():
+                try:
+                    self._client(server.address).set_routing(routing, timeout_s=SERVER_TIMEOUT_S)
+                except EmberyError as error:
+                    log.warning("server %d does not know its slots yet: %s", server.number, error)
+                    return
+            with self._changed:
+                self._state = replace(self._state, routing=routing)
+                self._pending = None
+                self._reason = place(time.monotonic(), self._state, self.options)[1]
+                self._changed.notify_all()
 
     def _client(self, address: str) -> ServerClient:
         with self._changed:
