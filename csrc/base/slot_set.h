@@ -14,13 +14,6 @@ namespace embery {
 
 class SlotSet {
  public:
-  // Slots [begin, end).
-  static SlotSet Range(uint32_t begin, uint32_t end) {
-    SlotSet set;
-    for (uint32_t slot = begin; slot < end; ++slot) set.Add(slot);
-    return set;
-  }
-
   void Add(uint32_t slot) { words_[slot / 64] |= uint64_t{1} << slot % 64; }
   bool Contains(uint32_t slot) const { return (words_[slot / 64] >> slot % 64 & 1) != 0; }
   bool empty() const {

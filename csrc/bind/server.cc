@@ -166,6 +166,7 @@ py::dict ServerStats(Server& server) {
   result["rows_pushed"] = service.rows_pushed.load();
   result["moved"] = service.moved.load();
   result["failed"] = service.failed.load();
+  result["clients_forgotten"] = server.service().applied().clients_forgotten();
   for (const auto& [name, counter] : kTrafficFields) {
     uint64_t total = 0;
     for (const auto& [transport, traffic] : server.Traffic()) total += (traffic->*counter).load();

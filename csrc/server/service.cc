@@ -83,7 +83,6 @@ Status Service::SetRouting(uint64_t version, std::span<const uint16_t> owners,
   if (version == routing_.version) {
     // Known already: what was frozen since stays so.
     routing.frozen = routing_.frozen;
-    routing.has_frozen = routing_.has_frozen;
   }
   if (version >= routing_.version) routing_ = routing;
   return Status::Ok();
@@ -123,12 +122,11 @@ Status Service::FindTables(const std::vector<SectionView>& sections,
 void Service::FreezeSlots(uint32_t begin, uint32_t end) {
   const WriterLock lock(gate_);
   for (uint32_t slot = begin; slot < end; ++slot) routing_.frozen.Add(slot);
-  routing_.has_frozen = true;
 }
 
 uint32_t Service::CountMoved(uint64_t version, const std::vector<SectionView>& sections,
                              Access access) const {
-  const bool may_be_frozen = access == Access::kChange && routing_.has_frozen;
+  const bool may_be_frozen = access == Access::kChange && !routing_.frozen.empty();
   if (routing_.owns_all && version >= routing_.last_change && !may_be_frozen) return 0;
   uint32_t moved = 0;
   for (const SectionView& section : sections) {

@@ -80,7 +80,6 @@ class Service final : public Handler {
     std::array<uint64_t, kSlotCount> changed_at{};
     bool owns_all = false;
     SlotSet frozen;
-    bool has_frozen = false;
   };
   // What a request does to rows.
   enum class Access : uint8_t { kRead, kChange };
