@@ -21,6 +21,7 @@ namespace embery {
 struct Contribution {
   Request request;
   PushMessage message;  // Borrows the request's body.
+  SlotSet slots;        // Of its keys.
   Handler::Done done;
 };
 

@@ -124,19 +124,36 @@ void Service::FreezeSlots(uint32_t begin, uint32_t end) {
   for (uint32_t slot = begin; slot < end; ++slot) routing_.frozen.Add(slot);
 }
 
+bool Service::ServesAll(uint64_t version, Access access) const {
+  return routing_.owns_all && version >= routing_.last_change &&
+         (access == Access::kRead || routing_.frozen.empty());
+}
+
+bool Service::Serves(uint32_t slot, uint64_t version, Access access) const {
+  return routing_.owned[slot] && version >= routing_.changed_at[slot] &&
+         (access == Access::kRead || !routing_.frozen.Contains(slot));
+}
+
 uint32_t Service::CountMoved(uint64_t version, const std::vector<SectionView>& sections,
                              Access access) const {
-  const bool may_be_frozen = access == Access::kChange && !routing_.frozen.empty();
-  if (routing_.owns_all && version >= routing_.last_change && !may_be_frozen) return 0;
+  if (ServesAll(version, access)) return 0;
   uint32_t moved = 0;
   for (const SectionView& section : sections) {
     for (uint32_t i = 0; i < section.count; ++i) {
-      const uint32_t slot = SlotOf(MixKey(section.salt, section.keys[i]));
-      const bool is_frozen = may_be_frozen && routing_.frozen.Contains(slot);
-      if (!routing_.owned[slot] || version < routing_.changed_at[slot] || is_frozen) ++moved;
+      moved += Serves(SlotOf(MixKey(section.salt, section.keys[i])), version, access) ? 0 : 1;
     }
   }
   return moved;
+}
+
+uint32_t Service::CountMoved(const Part& part) const {
+  const uint64_t version = part.push->head.routing_version;
+  if (ServesAll(version, Access::kChange)) return 0;
+  bool serves_these = true;
+  part.slots->ForEach([&](uint32_t slot) NO_THREAD_SAFETY_ANALYSIS {
+    serves_these = serves_these && Serves(slot, version, Access::kChange);
+  });
+  return serves_these ? 0 : CountMoved(version, part.push->sections, Access::kChange);
 }
 
 Reply Service::MakeReply(uint64_t request, ReplyHead head, std::string_view text,
@@ -266,19 +283,20 @@ Status Service::DecodeGradients(const std::vector<SectionView>& sections, Body& 
   return Status::Ok();
 }
 
-Status Service::ApplyAdmitted(std::span<const PushMessage* const> pushes,
-                              const std::vector<Admitted>& admitted) {
+Status Service::ApplyClaimed(std::span<const Part> parts,
+                             std::span<const AppliedPushes::Claim> claims) {
   bool counts = false;
-  bool is_whole = pushes.size() == 1;
-  for (const auto& [identity, slots, claim] : admitted) {
+  bool is_whole = parts.size() == 1;
+  for (const AppliedPushes::Claim& claim : claims) {
     counts = counts || claim.counts;
     is_whole = is_whole && claim.done.empty();
   }
   JoinedPush joined;
-  for (size_t i = 0; i < pushes.size() && !is_whole; ++i) {
-    joined.Add(store_.kernels(), *pushes[i], admitted[i].claim.done);
+  for (size_t i = 0; i < parts.size() && !is_whole; ++i) {
+    joined.Add(store_.kernels(), *parts[i].push, claims[i].done);
   }
-  const std::vector<SectionView>& sections = is_whole ? pushes[0]->sections : joined.sections();
+  const PushMessage& first = *parts[0].push;
+  const std::vector<SectionView>& sections = is_whole ? first.sections : joined.sections();
   std::vector<TableId> ids;
   EMBERY_RETURN_IF_ERROR(FindTables(sections, ids));
   Body decoded;
@@ -289,30 +307,28 @@ Status Service::ApplyAdmitted(std::span<const PushMessage* const> pushes,
     requests.push_back({ids[i], sections[i].keys, sections[i].count, grads[i]});
   }
   const Status status =
-      store_.Push(requests, pushes[0]->head.now_s, counts ? PushStep::kNext : PushStep::kPresent);
+      store_.Push(requests, first.head.now_s, counts ? PushStep::kNext : PushStep::kPresent);
   if (status.ok()) Count(stats_.rows_pushed, TotalKeys(sections));
   return status;
 }
 
-Status Service::Apply(std::span<const PushMessage* const> pushes) {
-  std::vector<Admitted> admitted;
+Status Service::Apply(std::span<const Part> parts) {
+  std::vector<AppliedPushes::Claim> claims;
   Status status;
-  for (const PushMessage* push : pushes) {
-    Admitted next{{push->head.client, push->head.sequence}, SlotsOf(push->sections), {}};
-    Result<AppliedPushes::Claim> claim = applied_.Begin(next.identity, next.slots);
+  for (const Part& part : parts) {
+    const Result<AppliedPushes::Claim> claim = applied_.Begin(part.identity(), *part.slots);
     if (!claim.ok()) {
       status = claim.status();
       break;
     }
-    next.claim = claim.value();
-    admitted.push_back(next);
+    claims.push_back(claim.value());
   }
-  if (status.ok()) status = ApplyAdmitted(pushes, admitted);
-  for (const Admitted& push : admitted) {
+  if (status.ok()) status = ApplyClaimed(parts, claims);
+  for (const Part& part : parts.first(claims.size())) {
     if (status.ok()) {
-      applied_.Finish(push.identity, push.slots);
+      applied_.Finish(part.identity(), *part.slots);
     } else {
-      applied_.Abandon(push.identity);
+      applied_.Abandon(part.identity());
     }
   }
   return status;
@@ -323,32 +339,33 @@ void Service::Push(Request request, Done done) {
   Result<PushMessage> decoded = DecodePush(request.body.bytes());
   if (!decoded.ok()) return done(StatusReply(id, decoded.status()));
   PushMessage& push = decoded.value();
-  const PushHead head = push.head;
+  SlotSet slots = SlotsOf(push.sections);
+  const Part part{&push, &slots};
   std::optional<Reply> reply;
   {
     const ReaderLock lock(gate_);
     std::vector<TableId> ids;
     const Status found = FindTables(push.sections, ids);
-    const uint32_t moved =
-        found.ok() ? CountMoved(head.routing_version, push.sections, Access::kChange) : 0;
+    const uint32_t moved = found.ok() ? CountMoved(part) : 0;
     if (!found.ok()) {
       reply = Outcome(id, found);
     } else if (moved > 0) {
       reply = Moved(id, moved);
-    } else if (head.world == 1) {
-      const PushMessage* const alone[] = {&push};
-      reply = Outcome(id, Apply(alone));
+    } else if (push.head.world == 1) {
+      reply = Outcome(id, Apply({&part, 1}));
     }
   }
   if (reply.has_value()) return done(std::move(*reply));
-  if (applied_.IsApplied({head.client, head.sequence}, SlotsOf(push.sections))) {
+  if (applied_.IsApplied(part.identity(), slots)) {
     // The reply was lost, or others of the group have moved slots to push to again: they may still
     // need this rank, with nothing to apply.
     done(StatusReply(id, Status::Ok()));
     push.sections.clear();
+    slots = {};
     done = [](const Reply&) {};
   }
-  PushGroups::Outcome outcome = groups_.Add({std::move(request), std::move(push), std::move(done)});
+  PushGroups::Outcome outcome =
+      groups_.Add({std::move(request), std::move(push), slots, std::move(done)});
   FailAll(outcome.refused, outcome.refusal);
   FailAll(outcome.given_up,
           Status::Unavailable("a worker of this push's group went on without it"));
@@ -361,13 +378,12 @@ void Service::ApplyGroup(std::vector<Contribution> group) {
     const ReaderLock lock(gate_);
     // The routing may have changed while they waited.
     uint32_t moved = 0;
-    std::vector<const PushMessage*> pushes;
-    for (const Contribution& part : group) {
-      moved +=
-          CountMoved(part.message.head.routing_version, part.message.sections, Access::kChange);
-      pushes.push_back(&part.message);
+    std::vector<Part> parts;
+    for (const Contribution& contribution : group) {
+      parts.push_back({&contribution.message, &contribution.slots});
+      moved += CountMoved(parts.back());
     }
-    const Status status = moved > 0 ? Status::Ok() : Apply(pushes);
+    const Status status = moved > 0 ? Status::Ok() : Apply(parts);
     for (const Contribution& part : group) {
       const uint64_t id = part.request.header.request;
       replies.push_back(moved > 0 ? Moved(id, moved) : Outcome(id, status));

@@ -83,15 +83,19 @@ class Service final : public Handler {
   };
   // What a request does to rows.
   enum class Access : uint8_t { kRead, kChange };
-  // A push that is about to be applied: what it may still be applied to.
-  struct Admitted {
-    PushIdentity identity;
-    SlotSet slots;
-    AppliedPushes::Claim claim;
+  // A push, and the slots of its keys.
+  struct Part {
+    const PushMessage* push;
+    const SlotSet* slots;
+
+    PushIdentity identity() const { return {push->head.client, push->head.sequence}; }
   };
 
   Status FindTables(const std::vector<SectionView>& sections, std::vector<TableId>& ids) const
       REQUIRES_SHARED(gate_);
+  bool ServesAll(uint64_t version, Access access) const REQUIRES_SHARED(gate_);
+  bool Serves(uint32_t slot, uint64_t version, Access access) const REQUIRES_SHARED(gate_);
+  uint32_t CountMoved(const Part& part) const REQUIRES_SHARED(gate_);
   uint32_t CountMoved(uint64_t version, const std::vector<SectionView>& sections,
                       Access access) const REQUIRES_SHARED(gate_);
   Reply MakeReply(uint64_t request, ReplyHead head, std::string_view text,
@@ -102,12 +106,12 @@ class Service final : public Handler {
   Reply Pull(const Request& request) EXCLUDES(gate_);
   void Push(Request request, Done done) EXCLUDES(gate_);
   // Applies pushes joined into one; they are known from then on.
-  Status Apply(std::span<const PushMessage* const> pushes) REQUIRES_SHARED(gate_);
+  Status Apply(std::span<const Part> parts) REQUIRES_SHARED(gate_);
   // Where the gradients of each section are as float32: in the body, or in `decoded`.
   Status DecodeGradients(const std::vector<SectionView>& sections, Body& decoded,
                          std::vector<const float*>& grads);
-  Status ApplyAdmitted(std::span<const PushMessage* const> pushes,
-                       const std::vector<Admitted>& admitted) REQUIRES_SHARED(gate_);
+  Status ApplyClaimed(std::span<const Part> parts, std::span<const AppliedPushes::Claim> claims)
+      REQUIRES_SHARED(gate_);
   void ApplyGroup(std::vector<Contribution> group) EXCLUDES(gate_);
   void FailAll(const std::vector<Contribution>& contributions, const Status& status)
       EXCLUDES(gate_);
