@@ -28,7 +28,12 @@ const AppliedPushes::Window& AppliedPushes::Client::Of(uint32_t slot) const {
   return at == moved.end() ? here : at->second.window;
 }
 
-void AppliedPushes::Client::Settle(const SlotSet& slots, uint64_t sequence) {
+void AppliedPushes::Client::Settle(const SlotSet& slots, const SlotSet& passed_by,
+                                   uint64_t sequence) {
+  passed_by.ForEach([&](uint32_t slot) {
+    Moved& own = moved.try_emplace(slot, Moved{here, 0}).first->second;
+    own.arrival = std::max({own.arrival, here.highest, sequence});
+  });
   counted.Add(sequence);
   here.Add(sequence);
   if (moved.empty()) return;
@@ -36,7 +41,7 @@ void AppliedPushes::Client::Settle(const SlotSet& slots, uint64_t sequence) {
     const auto at = moved.find(slot);
     if (at != moved.end()) at->second.window.Add(sequence);
   });
-  // All that the common window tells of came after the slot did.
+  // All that the common window tells of is of the slot, too.
   std::erase_if(moved,
                 [this](const auto& slot) { return here.highest >= slot.second.arrival + kWindow; });
 }
@@ -87,11 +92,12 @@ bool AppliedPushes::IsApplied(const PushIdentity& push, const SlotSet& slots) {
   return is_applied;
 }
 
-void AppliedPushes::Finish(const PushIdentity& push, const SlotSet& slots) {
+void AppliedPushes::Finish(const PushIdentity& push, const SlotSet& slots,
+                           const SlotSet& passed_by) {
   if (push.sequence == 0) return;
   {
     const MutexLock lock(mutex_);
-    Use(push.client).Settle(slots, push.sequence);
+    Use(push.client).Settle(slots, passed_by, push.sequence);
     under_way_.erase(push);
   }
   ended_.notify_all();

@@ -3,9 +3,10 @@
 // A push is known by the number of its client and its sequence there. A window tells which of the
 // 64 sequences up to the highest were applied here; what is applied is applied to all slots of the
 // push that are here, so one window serves them all. A slot that has moved here has a window of its
-// own, which it brought along, until that is so old that the common one says the same. One more
-// window tells which pushes were counted, as steps of the tables: a push that comes again for slots
-// that have moved here in the meantime is applied to them, in the step that it had.
+// own, which it brought along, until that is so old that the common one says the same. So does a
+// slot that a push passed by because its sender did not know yet that the slot had moved here. One
+// more window tells which pushes were counted, as steps of the tables: a push that comes again for
+// slots that have moved here in the meantime is applied to them, in the step that it had.
 //
 // Thread-safety: all methods may be called from any thread. Ownership: owns its windows. Invariant:
 // between Begin and Finish or Abandon a push is under way, and an equal one waits in Begin.
@@ -50,8 +51,10 @@ class AppliedPushes {
       EXCLUDES(mutex_) NO_THREAD_SAFETY_ANALYSIS;
   // Whether nothing is left to do for the push.
   bool IsApplied(const PushIdentity& push, const SlotSet& slots) EXCLUDES(mutex_);
-  // It was applied to all of `slots`.
-  void Finish(const PushIdentity& push, const SlotSet& slots) EXCLUDES(mutex_);
+  // It was applied to all of `slots`. It may come again for those of `passed_by`, which are here,
+  // and which its sender took for another server's.
+  void Finish(const PushIdentity& push, const SlotSet& slots, const SlotSet& passed_by = {})
+      EXCLUDES(mutex_);
   // It was not applied, and may come again.
   void Abandon(const PushIdentity& push) EXCLUDES(mutex_);
 
@@ -89,7 +92,7 @@ class AppliedPushes {
   // Of a slot that has moved here.
   struct Moved {
     Window window;
-    uint64_t arrival = 0;  // No sequence applied to the slot before it came is higher.
+    uint64_t arrival = 0;  // No sequence that the common window has wrongly for it is higher.
   };
   struct Client {
     Window counted;
@@ -98,7 +101,7 @@ class AppliedPushes {
     uint64_t last_use = 0;
 
     const Window& Of(uint32_t slot) const;
-    void Settle(const SlotSet& slots, uint64_t sequence);
+    void Settle(const SlotSet& slots, const SlotSet& passed_by, uint64_t sequence);
   };
 
   Client& Use(uint64_t number) REQUIRES(mutex_);

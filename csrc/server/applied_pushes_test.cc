@@ -97,6 +97,20 @@ TEST(PushUnderWayWhenASlotMovesIsAppliedToItOnce) {
   CHECK_TRUE(applied.IsApplied({7, 2}, Slots({10, 30})));
 }
 
+TEST(PushThatPassedByASlotIsAppliedToItWhenItComesAgain) {
+  AppliedPushes applied;
+  Apply(applied, {7, 1}, Slots({10, 30}));
+  // Slot 10 is here, but by the sender's routing elsewhere: this part of push 2 was for 30 alone.
+  CHECK_TRUE(applied.Begin({7, 2}, Slots({30})).ok());
+  applied.Finish({7, 2}, Slots({30}), Slots({10}));
+  const auto again = applied.Begin({7, 2}, Slots({10, 30})).value();
+  CHECK_TRUE(again.done == Slots({30}));
+  CHECK_TRUE(!again.counts);
+  applied.Finish({7, 2}, Slots({10, 30}));
+  CHECK_TRUE(applied.IsApplied({7, 2}, Slots({10, 30})));
+  CHECK_TRUE(applied.IsApplied({7, 1}, Slots({10, 30})));
+}
+
 TEST(SlotThatCameLongAgoSharesTheCommonWindow) {
   AppliedPushes applied;
   Apply(applied, {7, 1}, Slots({30}));

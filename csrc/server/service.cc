@@ -312,6 +312,15 @@ Status Service::ApplyClaimed(std::span<const Part> parts,
   return status;
 }
 
+SlotSet Service::ArrivedSince(uint64_t version) const {
+  SlotSet arrived;
+  if (version >= routing_.last_change) return arrived;
+  for (uint32_t slot = 0; slot < kSlotCount; ++slot) {
+    if (routing_.owned[slot] && routing_.changed_at[slot] > version) arrived.Add(slot);
+  }
+  return arrived;
+}
+
 Status Service::Apply(std::span<const Part> parts) {
   std::vector<AppliedPushes::Claim> claims;
   Status status;
@@ -326,7 +335,7 @@ Status Service::Apply(std::span<const Part> parts) {
   if (status.ok()) status = ApplyClaimed(parts, claims);
   for (const Part& part : parts.first(claims.size())) {
     if (status.ok()) {
-      applied_.Finish(part.identity(), *part.slots);
+      applied_.Finish(part.identity(), *part.slots, ArrivedSince(part.push->head.routing_version));
     } else {
       applied_.Abandon(part.identity());
     }

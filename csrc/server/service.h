@@ -105,6 +105,8 @@ class Service final : public Handler {
   Body TakeRows(const Request& request, size_t absent_count, size_t bytes);
   Reply Pull(const Request& request) EXCLUDES(gate_);
   void Push(Request request, Done done) EXCLUDES(gate_);
+  // Slots that are here, and were not yet by the routing of `version`.
+  SlotSet ArrivedSince(uint64_t version) const REQUIRES_SHARED(gate_);
   // Applies pushes joined into one; they are known from then on.
   Status Apply(std::span<const Part> parts) REQUIRES_SHARED(gate_);
   // Where the gradients of each section are as float32: in the body, or in `decoded`.

@@ -220,6 +220,20 @@ TEST(PushThatWasRefusedIsAppliedToTheRest) {
   CHECK_EQ(fixture.step(), 1U);
 }
 
+TEST(PushByAnOlderRoutingIsAppliedToTheRestWhenItComesAgain) {
+  ServiceFixture fixture;
+  // The slot of key 5 came in routing 2, which the sender does not know: its part for this server
+  // has key 6 alone, and the server before refuses the other.
+  fixture.changed_at()[SlotOfKey(5)] = 2;
+  fixture.SetRouting(2);
+  fixture.MustPush(OfClient(1, 1), {6}, -1);
+  fixture.MustPush(OfClient(1, 1, 2), {5}, -1);
+  fixture.MustPush(OfClient(1, 1, 2), {5, 6}, -1);
+  CHECK_EQ(fixture.Pull({5}, 2).float_at(0), 1.0f);
+  CHECK_EQ(fixture.Pull({6}, 2).float_at(0), 1.0f);
+  CHECK_EQ(fixture.step(), 1U);
+}
+
 TEST(FrozenSlotsAreReadAndNotChanged) {
   ServiceFixture fixture;
   fixture.MustPush(OfClient(1, 1), {5, 6}, -1);
