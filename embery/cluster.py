@@ -36,6 +36,10 @@ log = logging.getLogger("embery.cluster")
 
 # Rows are held back for so long at most while they are saved or restored.
 FREEZE_SECONDS = 3600.0
+# A worker whose keys were refused waits so long for a newer routing before it asks again: the
+# server may be the one that is behind. So long it waits where the coordinator is away.
+ROUTING_WAIT_S = 1.0
+ROUTING_RETRY_S = 0.1
 # So often a slot may move while a row of it is asked for.
 MOVES_MAX = 8
 
@@ -141,7 +145,8 @@ class ClusterStore(RowStore):
         """Call `attempt` with the seconds that are left until it returns 0: no key was refused.
 
         What was refused is tried again by a newer routing, what was cut off by a newer one or once
-        by the same. So the end of a server that gave its slots away is not noticed.
+        by the same. So the end of a server that gave its slots away is not noticed, nor that of a
+        coordinator that is started again in time.
         """
         deadline = time.monotonic() + self._timeout_s
         cut_off = False
@@ -157,13 +162,25 @@ class ClusterStore(RowStore):
                     raise
                 cut_off = self._routing_version == version
                 continue
-            # Another thread may have followed it already.
-            if self._routing_version == version:
-                self._follow(self._coordinator.routing(version, left_s))
+            self._await_routing(version, deadline)
         raise DeadlineExceeded(
             f"{what}: {self._url} gave no routing by which all servers would accept their keys "
             f"within {self._timeout_s:g} s; see `embery status`"
         )
+
+    def _await_routing(self, version: int, deadline: float) -> None:
+        """Follow a routing newer than `version`, if one comes soon."""
+        left_s = deadline - time.monotonic()
+        # Another thread may have followed it already.
+        if self._routing_version != version or left_s <= 0:
+            return
+        try:
+            self._follow(self._coordinator.routing(version, min(left_s, ROUTING_WAIT_S)))
+        except DeadlineExceeded:
+            return
+        except Unavailable as error:
+            log.info("waits for a newer routing: %s", error)
+            time.sleep(min(left_s, ROUTING_RETRY_S))
 
     # -- tables -----------------------------------------------------------------------------------
 
