@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from embery.dense_state import from_tree, to_tree
 from embery.observability.logs import facts
 from embery.validation import require_int
-from embery.worker.training_state import from_tree, to_tree
 
 RANK_MAX = 1024
 # A matrix goes as it is unless its columns are so many times fewer numbers.

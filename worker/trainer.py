@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from embery import checkpoint as checkpoints
+from embery import dense_state
 from embery.checkpoint import Checkpoint
 from embery.data import Batch
 from embery.errors import CheckpointCorrupt, EmberyError, InvalidArgument
@@ -252,7 +253,7 @@ class Trainer:
     ) -> str:
         state = {
             "trainer": STATE_VERSION,
-            "model": dense.model_state(self.model),
+            "model": dense_state.model_state(self.model),
             "optimizer": dense.optimizer_state(self.dense_optimizer),
             "rng": dense.rng_state(),
             "progress": progress,
@@ -269,7 +270,7 @@ class Trainer:
         """
         found = checkpoints.open_unchecked(src)
         state = _trainer_state(found)
-        dense.check_model(self.model, state["model"], found.path)
+        dense_state.check_model(self.model, state["model"], found.path)
         dense.check_optimizer(self.dense_optimizer, state["optimizer"], found.path)
         self.group.barrier()
         if self.group.leads:
@@ -277,7 +278,7 @@ class Trainer:
         self.group.barrier()
         for embedding in self.embeddings:
             embedding.zero_grad()
-        dense.load_model(self.model, state["model"])
+        dense_state.load_model(self.model, state["model"])
         dense.load_optimizer(self.dense_optimizer, state["optimizer"])
         dense.load_rng(state["rng"])
         if isinstance(self._wire, LowRankSum):

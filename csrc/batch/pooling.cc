@@ -2,44 +2,15 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstring>
+
+#include "batch/bag.h"
 
 namespace embery {
 namespace {
 
 // Samples a task of the forward pass handles: enough work to be worth handing out.
 constexpr size_t kSamplesPerTask = 512;
-
-float ScaleOf(Pooling pooling, uint32_t count) {
-  switch (pooling) {
-    case Pooling::kSum:
-      return 1.0f;
-    case Pooling::kMean:
-      return 1.0f / static_cast<float>(count);
-    case Pooling::kSqrtN:
-      return 1.0f / std::sqrt(static_cast<float>(count));
-  }
-  return 1.0f;
-}
-
-// Calls body.template operator()<dim>() with the dim as a constant where it is a usual one, so that
-// its loops unroll, and with 0 for "read it at run time" otherwise.
-template <typename Body>
-void WithDim(uint32_t dim, Body&& body) {
-  switch (dim) {
-    case 8:
-      return body.template operator()<8>();
-    case 16:
-      return body.template operator()<16>();
-    case 32:
-      return body.template operator()<32>();
-    case 64:
-      return body.template operator()<64>();
-    default:
-      return body.template operator()<0>();
-  }
-}
 
 // One feature's values, and where its rows lie.
 struct FeatureView {
@@ -72,9 +43,9 @@ void PoolSamples(const FeatureView& view, size_t begin, size_t end, const float*
       const float* __restrict row = rows + index[v] * dim;
       const float weight = weights != nullptr ? weights[v] : 1.0f;
       if (v == bags[b]) {
-        for (size_t d = 0; d < dim; ++d) to[d] = weight * row[d];
+        SetWeighted<kDim>(row, weight, dim, to);
       } else {
-        for (size_t d = 0; d < dim; ++d) to[d] += weight * row[d];
+        AddWeighted<kDim>(row, weight, dim, to);
       }
     }
     const float scale = ScaleOf(pooling, bags[b + 1] - bags[b]);

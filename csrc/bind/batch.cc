@@ -16,6 +16,7 @@
 #include "batch/stale_rows.h"
 #include "bind/arrays.h"
 #include "bind/bind.h"
+#include "bind/table_spec.h"
 
 namespace py = pybind11;
 
@@ -57,16 +58,6 @@ py::list KeyLists(const std::vector<std::vector<uint64_t>>& keys, const py::hand
     lists.append(array);
   }
   return lists;
-}
-
-Pooling PoolingOf(const std::string& name) {
-  if (name == "mean") return Pooling::kMean;
-  if (name == "sqrtn") return Pooling::kSqrtN;
-  if (name != "sum") {
-    ThrowIfError(
-        Status::InvalidArgument("pooling must be 'sum', 'mean' or 'sqrtn', got '" + name + "'"));
-  }
-  return Pooling::kSum;
 }
 
 // A plan in Python's hands.
@@ -122,7 +113,7 @@ class BatchPlanner {
     auto layout = std::make_shared<BatchLayout>();
     layout->table_dims = std::move(dims);
     for (const auto& [name, table, pooling] : features) {
-      layout->features.push_back({name, table, PoolingOf(pooling)});
+      layout->features.push_back({name, table, ParsePooling(pooling)});
     }
     ThrowIfError(layout->Finish());
     layout_ = std::move(layout);

@@ -18,6 +18,7 @@ void ThrowIfError(const Status& status);
 
 void BindBatch(pybind11::module_& module);
 void BindClient(pybind11::module_& module);
+void BindFrozen(pybind11::module_& module);
 void BindHash(pybind11::module_& module);
 void BindStore(pybind11::module_& module);
 void BindRowArrays(pybind11::module_& module);

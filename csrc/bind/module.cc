@@ -18,9 +18,10 @@ void ThrowIfError(const Status& status) {
 }  // namespace embery
 
 PYBIND11_MODULE(_native, module) {
-  module.doc() = "The native core of Embery: tables, batches, hashing, servers and their clients.";
+  module.doc() = "The native core of Embery: tables, batches, frozen tables, hashing, servers and their clients.";
   embery::BindBatch(module);
   embery::BindClient(module);
+  embery::BindFrozen(module);
   embery::BindHash(module);
   embery::BindRowArrays(module);
   embery::BindStore(module);

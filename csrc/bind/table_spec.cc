@@ -27,6 +27,11 @@ constexpr std::pair<const char*, ValueType> kValueTypeNames[] = {
     {"bfloat16", ValueType::kBfloat16},
     {"int8", ValueType::kInt8},
 };
+constexpr std::pair<const char*, Pooling> kPoolingNames[] = {
+    {"sum", Pooling::kSum},
+    {"mean", Pooling::kMean},
+    {"sqrtn", Pooling::kSqrtN},
+};
 constexpr std::pair<const char*, OptimizerKind> kOptimizerNames[] = {
     {"sgd", OptimizerKind::kSgd},         {"momentum", OptimizerKind::kMomentum},
     {"adagrad", OptimizerKind::kAdagrad}, {"rowwise_adagrad", OptimizerKind::kRowwiseAdagrad},
@@ -105,6 +110,12 @@ EvictionSpec ParseEviction(const py::object& value) {
 }
 
 }  // namespace
+
+const char* ValueTypeName(ValueType type) {
+  return kValueTypeNames[static_cast<size_t>(type)].first;
+}
+
+Pooling ParsePooling(const std::string& name) { return ParseKind(kPoolingNames, "pooling", name); }
 
 ValueType ParseValueType(const std::string& what, const std::string& name) {
   return ParseKind(kValueTypeNames, what, name);

@@ -1,20 +1,21 @@
 """The manifest of a checkpoint: what it holds, under one seal.
 
-The encoder and decoder of `manifest.json`. The last `SEAL_BYTES` bytes hold the SHA-256 of all
-bytes before them and are compared as a whole, so there is no byte that could change unnoticed, and
-the file is still plain JSON.
+The encoder and decoder of `manifest.json`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from embery.checkpoint import format as fmt
 from embery.checkpoint.columns import RowLayout
+from embery.checkpoint.sealed import require_only as _require_only
+from embery.checkpoint.sealed import require_seal, seal
+from embery.checkpoint.sealed import take as _take
+from embery.checkpoint.sealed import take_count as _take_count
 from embery.errors import CheckpointCorrupt
 
 
@@ -77,13 +78,6 @@ class Manifest:
         return [*(file for table in self.tables for file in table.files()), *own]
 
 
-def _seal(body: bytes) -> bytes:
-    return b',\n"sha256": "' + hashlib.sha256(body).hexdigest().encode() + b'"\n}\n'
-
-
-SEAL_BYTES = len(_seal(b""))
-
-
 def encode(manifest: Manifest) -> bytes:
     """Return the bytes of `manifest.json`."""
     head = {
@@ -93,8 +87,7 @@ def encode(manifest: Manifest) -> bytes:
         "slot_hash": fmt.SLOT_HASH,
     }
     text = json.dumps({**head, **asdict(manifest)}, indent=1, allow_nan=False)
-    body = text.removesuffix("\n}").encode()
-    return body + _seal(body)
+    return seal(text)
 
 
 def decode(data: bytes, where: str) -> Manifest:
@@ -103,13 +96,7 @@ def decode(data: bytes, where: str) -> Manifest:
     Raises:
         CheckpointCorrupt: a byte is damaged or missing, or it is another program's or version's.
     """
-    body = data[:-SEAL_BYTES]
-    if data[-SEAL_BYTES:] != _seal(body):
-        raise CheckpointCorrupt(
-            f"{where}: expected a manifest of {fmt.FORMAT!r} that ends in the SHA-256 of what is "
-            f"before, got {len(data)} bytes that do not match; the file is damaged, cut short or "
-            "another program's"
-        )
+    require_seal(data, fmt.FORMAT, where)
     try:
         members = json.loads(data)
         _check_head(members, where)
@@ -210,26 +197,3 @@ def _file(members: Any) -> FileEntry:
     return FileEntry(
         name=name, bytes=_take_count(members, "bytes"), crc32=_take(members, "crc32", str)
     )
-
-
-def _require_only(members: Any, kind: type, *others: str) -> None:
-    extra = set(members) - {field.name for field in fields(kind)} - set(others)
-    if extra:
-        raise ValueError(f"unknown members {sorted(extra)} in a {kind.__name__}")
-
-
-def _take(members: Any, key: str, *kinds: type | None) -> Any:
-    if not isinstance(members, dict):
-        raise TypeError(f"{type(members).__name__} in place of an object with {key!r}")
-    value = members[key]
-    wanted = tuple(type(None) if kind is None else kind for kind in kinds)
-    if not isinstance(value, wanted) or isinstance(value, bool):
-        raise TypeError(f"{key} = {value!r}")
-    return value
-
-
-def _take_count(members: Any, key: str) -> int:
-    value: int = _take(members, key, int)
-    if value < 0:
-        raise ValueError(f"{key} = {value}")
-    return value

@@ -42,7 +42,7 @@ class Inputs(nn.Module):
         """Return rows_BFD and dense_BJ, float32; J may be 0."""
         rows_BFD = self.embedding(batch.sparse).values().unflatten(1, (self.sparse, self.columns))
         if self.scale is None:
-            return rows_BFD, rows_BFD.new_empty(len(rows_BFD), 0)
+            return rows_BFD, rows_BFD.new_empty(rows_BFD.shape[0], 0)
         return rows_BFD, self.scale(batch.dense)
 
 

@@ -17,11 +17,14 @@ LAYERS: dict[str, set[str]] = {
     "optim": {"base"},
     "batch": {"base"},
     "table": {"base", "optim"},
+    "serving": {"base", "optim", "batch"},
     "wire": {"base", "optim"},
     "transport": {"base", "wire"},
     "server": {"base", "optim", "table", "wire", "transport"},
     "client": {"base", "optim", "batch", "wire", "transport"},
-    "bind": {"base", "optim", "batch", "table", "wire", "transport", "server", "client"},
+    "bind": {
+        "base", "optim", "batch", "table", "serving", "wire", "transport", "server", "client",
+    },
 }
 
 Rule = Callable[[Path, str], Iterator[str]]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import embery as em
+from embery.dense_state import from_tree
 from embery.worker.low_rank import LowRankSum
-from embery.worker.training_state import from_tree
 
 # The first and the last are worth their columns.
 SHAPES = [(64, 64), (64,), (3, 3), (16, 4, 8)]

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import embery as em
-from embery.worker.training_state import from_tree, load_rng, rng_state, to_tree
+from embery.dense_state import from_tree, to_tree
+from embery.worker.training_state import load_rng, rng_state
 
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn,

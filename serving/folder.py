@@ -1,0 +1,102 @@
+"""A folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from embery.errors import InvalidArgument, ResourceExhausted, Unavailable
+
+# No room, no quota, beyond the limit on files.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def appearing_folder(dest: Path) -> Iterator[Path]:
+    """Yield an empty folder to write to, which becomes `dest` at the end of the context.
+
+    Its files are the caller's to sync. If the context fails the folder is removed; if the process
+    dies in it, the next export to `dest` removes it.
+
+    Args:
+        dest: must not exist; folders above it are made.
+
+    Raises:
+        InvalidArgument: there is something at `dest`.
+        ResourceExhausted: the disk is full.
+        Unavailable: another export writes to `dest`, or the file system failed.
+    """
+    dest = dest.absolute()
+    partial = dest.with_name(f".{dest.name}.partial")
+    with _our_errors(dest):
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(dest):
+            if dest.exists():
+                raise InvalidArgument(
+                    f"{dest}: exists already; a bundle never replaces anything: name a new folder"
+                )
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            try:
+                yield partial
+                _sync(partial)
+                partial.rename(dest)
+                _sync(dest.parent)
+            finally:
+                if partial.exists():
+                    shutil.rmtree(partial)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a new file and sync it."""
+    with path.open("xb") as file:
+        file.write(data)
+    sync_file(path)
+
+
+def sync_file(path: Path) -> None:
+    """Make what was written to a file durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_sync = sync_file
+
+
+@contextmanager
+def _locked(dest: Path) -> Iterator[None]:
+    lock = dest.with_name(f".{dest.name}.lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Unavailable(
+                f"{dest}: another export is writing there; wait for it, or name another folder"
+            ) from error
+        yield
+        lock.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _our_errors(dest: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where, reason = error.filename or dest, error.strerror or str(error)
+        if error.errno in _FULL:
+            raise ResourceExhausted(
+                f"{where}: {reason}; the export was given up and removed; make room or export "
+                "elsewhere"
+            ) from error
+        raise Unavailable(f"{where}: cannot write the bundle: {reason}") from error
