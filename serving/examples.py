@@ -57,8 +57,8 @@ class Examples:
 def features_of(block: Block, schema: Schema) -> Features:
     """Return the request that reads as `block`; only keys can be told, not their strings."""
     features: dict[str, Values] = {}
-    for j, column in enumerate(schema.dense):
-        features[column.name] = _before_transform(block.dense[:, j], column)
+    for j, number in enumerate(schema.dense):
+        features[number.name] = _before_transform(block.dense[:, j], number)
     for bags, column in zip(block.sparse, schema.sparse, strict=True):
         features[column.key] = _request(bags, bags.values)
         if isinstance(column, SparseList) and column.weights is not None:

@@ -53,6 +53,19 @@ VERSION_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
+class Servable:
+    """A model and the data that it scores: what `embery export --model` asks a function for.
+
+    Args:
+        model: as trained; see `export`.
+        data: of which the first samples become the example requests.
+    """
+
+    model: nn.Module
+    data: em.data.Dataset
+
+
+@dataclass(frozen=True, slots=True)
 class ExportOptions:
     """What goes into a bundle.
 
@@ -135,21 +148,23 @@ def export(
     features = features_of(_block_of(example, schema), schema)
     block = RequestReader(schema, list_length_max=options.list_length_max).read(features)
     with appearing_folder(Path(dest)) as folder, _as_saved(model, found):
-        _write(folder, model, found, block, schema, options)
+        _write(folder, _Job(model, found, schema, options), block)
     return Bundle.open(dest)
 
 
-def _write(
-    folder: Path,
-    model: nn.Module,
-    found: Checkpoint,
-    block: Block,
-    schema: Schema,
-    options: ExportOptions,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    model: nn.Module
+    found: Checkpoint
+    schema: Schema
+    options: ExportOptions
+
+
+def _write(folder: Path, job: _Job, block: Block) -> None:
     """Write everything of a bundle, having compared its scores with the model's."""
+    model, schema, options = job.model, job.schema, job.options
     batch = _batch_of(block, schema)
-    entries, watches = _write_tables(folder, model, found, batch, options)
+    entries, watches = _write_tables(folder, job, batch)
     scores = _scores_of(model, batch, WatchedRows(watches))
     collections = collections_of(model)
     tables = {entry.name: BundleTable(str(folder / entry.file.name), entry) for entry in entries}
@@ -163,8 +178,8 @@ def _write(
         entry_of(folder / name) for name in (manifests.PROGRAM, manifests.ONNX, manifests.EXAMPLES)
     )
     manifest = Manifest(
-        model_version=options.model_version or found.number,
-        checkpoint_number=found.number,
+        model_version=options.model_version or job.found.number,
+        checkpoint_number=job.found.number,
         created_at_s=int(time.time()),
         writer=f"embery {em.__version__}",
         schema=schema,
@@ -183,10 +198,11 @@ def _write(
 
 
 def _write_tables(
-    folder: Path, model: nn.Module, found: Checkpoint, batch: em.data.Batch, options: ExportOptions
+    folder: Path, job: _Job, batch: em.data.Batch
 ) -> tuple[tuple[TableEntry, ...], dict[str, Watch]]:
     """Write the tables; return what they are, and the rows that `batch` reads."""
-    wanted = _wanted_keys(model, batch)
+    found, options = job.found, job.options
+    wanted = _wanted_keys(job.model, batch)
     entries, watches, now_s = [], {}, int(time.time())
     for number, name in enumerate(sorted(wanted)):
         rows = TableRows(found, name, options.dtype, options.filters, now_s)
@@ -285,13 +301,14 @@ def _require_tables(model: nn.Module, found: Checkpoint) -> None:
 def _block_of(example: em.data.Batch, schema: Schema) -> Block:
     """Return the first samples of a batch, at least two, as keys and numbers."""
     count = min(len(example), EXAMPLES_MAX)
-    if not count or (example.sparse is not None and example.sparse.keys() != schema.keys):
+    if not count or example.sparse is None or example.sparse.keys() != schema.keys:
+        got = None if example.sparse is None else example.sparse.keys()
         raise InvalidArgument(
             f"the example must be a batch of the schema, with the features {schema.keys}, got "
-            f"{len(example)} samples of {example.sparse and example.sparse.keys()}"
+            f"{len(example)} samples of {got}"
         )
     bags = []
-    for column in schema.sparse if example.sparse is not None else ():
+    for column in schema.sparse:
         values = example.sparse[column.key]
         offsets = values.offsets().numpy().astype(np.int64)
         weighs = isinstance(column, SparseList) and column.weights is not None

@@ -41,7 +41,7 @@ class TableRows:
         entry = self.found.tables[self.table]
         count = entry.rows
         if self.filters != Filters():
-            count = sum(int(self._kept(columns).sum()) for columns in self.found.rows(self.table))
+            count = sum(int(self._mask(columns).sum()) for columns in self.found.rows(self.table))
         stored: str = entry.definition["dtype"]
         return TableLayout(self.table, self.dtype or stored, entry.definition["dim"], count)
 
@@ -50,20 +50,25 @@ class TableRows:
         definition = self.found.tables[self.table].definition
         stored, dim = definition["dtype"], definition["dim"]
         for columns in self.found.rows(self.table):
-            kept = self._kept(columns)
-            keys, values = columns["key"][kept], columns["values"][kept]
+            mask = self._mask(columns)
+            keys, values = columns["key"][mask], columns["values"][mask]
             if self.dtype not in (None, stored):
                 numbers = np.ascontiguousarray(decode_values(stored, dim, values))
                 values = _native.encode_rows(numbers, str(self.dtype))
             watch.take(keys, values)
-            progress(len(kept))
+            progress(len(mask))
             yield keys, values
 
-    def _kept(self, columns: Columns) -> NDArray[np.bool_]:
-        kept = columns["count"] >= self.filters.min_count
-        if self.filters.max_age_s is not None:
-            kept &= columns["time_s"].astype(np.int64) >= self.now_s - self.filters.max_age_s
-        return kept
+    def _mask(self, columns: Columns) -> NDArray[np.bool_]:
+        return kept(columns, self.filters, self.now_s)
+
+
+def kept(columns: Columns, filters: Filters, now_s: int) -> NDArray[np.bool_]:
+    """Return which rows the filters keep, bool (n,); ages count from `now_s`."""
+    mask: NDArray[np.bool_] = columns["count"] >= filters.min_count
+    if filters.max_age_s is not None:
+        mask &= columns["time_s"].astype(np.int64) >= now_s - filters.max_age_s
+    return mask
 
 
 @dataclass(slots=True, eq=False)

@@ -73,7 +73,7 @@ class TableLayout:
         return _round_up(self.keys_begin + 8 * self.rows)
 
     @property
-    def bytes(self) -> int:
+    def file_bytes(self) -> int:
         """Return the bytes of the file."""
         return self.values_begin + self.rows * self.row_bytes
 
@@ -105,9 +105,9 @@ def write_table(path: Path, layout: TableLayout, passes: Callable[[], Iterator[R
     with path.open("xb+") as file:
         # Room for all of it now: memory that is mapped has no other way to say that a disk is full
         # than to end the process.
-        os.posix_fallocate(file.fileno(), 0, layout.bytes)
+        os.posix_fallocate(file.fileno(), 0, layout.file_bytes)
         # Unmapped when the last array on it is gone, which a failure may keep for its traceback.
-        mapping = mmap.mmap(file.fileno(), layout.bytes)
+        mapping = mmap.mmap(file.fileno(), layout.file_bytes)
         mapping[: _HEADER.size] = layout.header()
         _fill(mapping, layout, passes)
         mapping.flush()

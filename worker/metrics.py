@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from embery.errors import InvalidArgument
 from embery.validation import require_int
-from embery.worker.group import WorkerGroup
+
+if TYPE_CHECKING:
+    from embery.worker.group import WorkerGroup
 
 F64 = NDArray[np.float64]
 Outputs = Literal["logits", "probabilities"]
@@ -285,7 +286,8 @@ def _flat(scores: Any, labels: Any) -> tuple[F64, NDArray[np.bool_]]:
 
 
 def _as_array(values: Any) -> NDArray[Any]:
-    if isinstance(values, Tensor):
+    # A tensor, told without importing torch, which those who score bundles need not have.
+    if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = values.float() if values.is_floating_point() else values
         return np.asarray(values.numpy())

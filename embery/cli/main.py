@@ -29,6 +29,8 @@ COMMANDS = {
     "coordinator": "run the coordinator of a cluster",
     "ps": "run a server of a cluster",
     "inspect": "show a row, or a table's statistics, of a checkpoint or a cluster",
+    "export": "make a bundle, which can be served, or Parquet files from a checkpoint",
+    "eval": "measure AUC, logloss and calibration of a bundle on data",
     "bench": "measure how fast rows are pulled and pushed, of a cluster or in this process",
     "doctor": "show what this machine offers Embery, what is missing, and how it reaches a cluster",
 }

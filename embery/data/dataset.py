@@ -5,16 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from embery.data.block import Block
 from embery.data.schema import Schema
 from embery.errors import InvalidArgument
-from embery.jagged import KeyedJaggedTensor
 from embery.validation import require_int
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embery.jagged import KeyedJaggedTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,8 @@ class Dataset(ABC):
 
 def batch_of(block: Block, schema: Schema, index: int) -> Batch:
     """Return the rows of `block` as the batch number `index`."""
+    import torch  # noqa: PLC0415  only batches need it: blocks are read without
+
     label = torch.from_numpy(block.label)
     return Batch(
         label=label[:, 0] if len(schema.labels) == 1 else label,
@@ -107,6 +112,10 @@ def batch_of(block: Block, schema: Schema, index: int) -> Batch:
 
 
 def _jagged_of(block: Block, schema: Schema) -> KeyedJaggedTensor:
+    import torch  # noqa: PLC0415  as above
+
+    from embery.jagged import KeyedJaggedTensor  # noqa: PLC0415
+
     values = np.concatenate([bags.values for bags in block.sparse]).view(np.int64)
     lengths = np.concatenate([bags.lengths() for bags in block.sparse])
     weights = None

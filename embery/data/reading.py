@@ -89,6 +89,15 @@ class BlockDataset(Dataset):
     def _read(self, epoch: int, first_row: int) -> Iterator[Task]:
         """Yield tasks whose blocks are the rows of the epoch's stream from `first_row` on."""
 
+    def blocks(self) -> Iterator[Block]:
+        """Return the rows of epoch 0 from the first to the last, as NumPy columns; needs no torch.
+
+        Raises:
+            InvalidArgument: from `next()`, the data are damaged or do not fit the schema.
+        """
+        with closing(in_order(self._read(0, 0), threads=self._readers)) as blocks:
+            yield from _windows(blocks, self._batch_size)
+
     # -- pieces -----------------------------------------------------------------------------------
 
     @property

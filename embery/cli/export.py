@@ -1,0 +1,169 @@
+"""`embery export`: from a checkpoint to what can be served, or read by any engine."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embery.cli.command import add_json_argument, print_fields, print_json
+from embery.errors import InvalidArgument
+from embery.table import DTYPES
+
+if TYPE_CHECKING:
+    from embery.serving.export import ExportOptions, Servable
+
+EXAMPLE = """embery export runs/7 bundles/7 --model examples/ctr/train.py:servable \\
+      --model-args examples/ctr/configs/frappe_dnn.json data/frappe_x1
+  embery export runs/7 rows --format parquet"""
+FORMATS = ("bundle", "parquet")
+SECONDS_OF_A_DAY = 86_400
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a manifest, its folder, or a folder of checkpoints, of which the newest is taken",
+    )
+    parser.add_argument("dest", metavar="DEST", help="folder to make; it must not exist")
+    parser.add_argument("--format", choices=FORMATS, default="bundle", help="(default: bundle)")
+    parser.add_argument(
+        "--model",
+        metavar="MODULE:FUNCTION",
+        help="what returns the model and its data, an embery.serving.export.Servable; MODULE is "
+        "a name or a file ending in .py. Needed but for parquet",
+    )
+    parser.add_argument(
+        "--model-args", nargs="*", default=[], metavar="ARG", help="strings to call FUNCTION with"
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="storage type of all rows (default: that of each table)"
+    )
+    parser.add_argument(
+        "--min-count", type=int, default=0, metavar="N", help="leave out rows updated less often"
+    )
+    parser.add_argument(
+        "--max-age", type=float, metavar="DAYS", help="leave out rows not touched for longer"
+    )
+    parser.add_argument(
+        "--model-version", type=int, metavar="N", help="(default: the checkpoint's number)"
+    )
+    parser.add_argument(
+        "--list-length-max",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="keys of a list in a request, where the schema has no limit (default: 1024)",
+    )
+    parser.add_argument(
+        "--meaning",
+        choices=("logits", "probabilities"),
+        default="logits",
+        help="what the model returns (default: logits)",
+    )
+    add_json_argument(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, and print what was made."""
+    report = _export_rows(arguments) if arguments.format == "parquet" else _export(arguments)
+    if arguments.json:
+        print_json(report)
+    else:
+        print_fields([(name, f"{v:,}" if isinstance(v, int) else str(v))
+                      for name, v in report.items()])  # fmt: skip
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.model is None:
+        raise InvalidArgument(
+            "--model is needed: a checkpoint holds the numbers of the dense part, not its code; "
+            "name a function that returns the model, such as train.py:servable"
+        )
+    from embery.serving.export import export  # noqa: PLC0415  imports torch
+
+    servable = _servable(arguments.model, arguments.model_args)
+    bundle = export(
+        servable.model,
+        arguments.checkpoint,
+        arguments.dest,
+        example=next(servable.data.batches()),
+        schema=servable.data.schema,
+        options=_options(arguments),
+    )
+    manifest = bundle.manifest
+    return {
+        "bundle": str(bundle.path),
+        "model version": manifest.model_version,
+        "checkpoint": manifest.checkpoint_number,
+        "tables": len(manifest.tables),
+        "rows": sum(table.rows for table in manifest.tables),
+        "bytes": sum(file.bytes for file in manifest.files()),
+    }
+
+
+def _options(arguments: argparse.Namespace) -> ExportOptions:
+    from embery.serving.export import ExportOptions  # noqa: PLC0415
+
+    return ExportOptions(
+        dtype=arguments.dtype,
+        min_count=arguments.min_count,
+        max_age_s=_max_age_s(arguments),
+        model_version=arguments.model_version,
+        list_length_max=arguments.list_length_max,
+        meaning=arguments.meaning,
+    )
+
+
+def _max_age_s(arguments: argparse.Namespace) -> int | None:
+    return None if arguments.max_age is None else round(arguments.max_age * SECONDS_OF_A_DAY)
+
+
+def _export_rows(arguments: argparse.Namespace) -> dict[str, Any]:
+    from embery.serving.manifest import Filters  # noqa: PLC0415
+    from embery.serving.parquet import export_parquet  # noqa: PLC0415  native code
+
+    filters = Filters(arguments.min_count, _max_age_s(arguments))
+    return export_parquet(arguments.checkpoint, arguments.dest, filters=filters)
+
+
+def _servable(path: str, words: list[str]) -> Servable:
+    """Return what the function `path`, MODULE:FUNCTION, makes of `words`."""
+    from embery.serving.export import Servable  # noqa: PLC0415
+
+    module, _, function = path.rpartition(":")
+    make = getattr(_module(module, path), function, None)
+    if not callable(make):
+        raise InvalidArgument(f"--model {path}: {module} has no function {function!r}")
+    servable = make(*words)
+    if not isinstance(servable, Servable):
+        raise InvalidArgument(
+            f"--model {path}: expected it to return an embery.serving.export.Servable, got "
+            f"{type(servable).__name__}"
+        )
+    return servable
+
+
+def _module(name: str, path: str) -> Any:
+    if not name:
+        raise InvalidArgument(f"--model must be MODULE:FUNCTION, got {path!r}")
+    file = Path(name) if name.endswith(".py") else None
+    # As for a script: what lies beside the model can be imported.
+    sys.path.insert(0, str(file.parent.absolute()) if file else str(Path.cwd()))
+    try:
+        if file is None:
+            return importlib.import_module(name)
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules[file.stem] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except (ImportError, OSError) as error:
+        raise InvalidArgument(f"--model {path}: cannot import {name}: {error}") from error
+    return module
