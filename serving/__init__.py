@@ -1,1 +1,1 @@
-"""The serving role: export, frozen bundle, inference server. Not part of this version."""
+"""The serving role: from a checkpoint to a bundle, and scoring with one."""

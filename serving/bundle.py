@@ -131,7 +131,10 @@ class Bundle:
 
 
 class BundleScorer:
-    """A `Scorer` of one bundle. Thread-safe."""
+    """A `Scorer` of one bundle. Thread-safe.
+
+    `embeddings` is what it computes itself, the inputs of the dense part.
+    """
 
     def __init__(self, bundle: Bundle, *, threads: int) -> None:
         require_int("threads", threads, low=1, high=THREADS_MAX)
@@ -140,7 +143,7 @@ class BundleScorer:
         self.outputs: tuple[Output, ...] = (manifest.output,)
         self._reader = RequestReader(manifest.schema, list_length_max=manifest.list_length_max)
         self.tables = bundle.tables()
-        self._embeddings = Embeddings(manifest.schema, manifest.collections, self.tables)
+        self.embeddings = Embeddings(manifest.schema, manifest.collections, self.tables)
         self._session = _session(bundle.path / manifest.onnx.name, threads)
 
     @cached_property
@@ -156,7 +159,7 @@ class BundleScorer:
         """Return a score for each sample; see `Scorer.score`."""
         if not len(block):
             return np.empty(0, np.float32)
-        (scores,) = self._session.run(None, self._embeddings.feeds(block))
+        (scores,) = self._session.run(None, self.embeddings.feeds(block))
         found: NDArray[np.float32] = scores
         return found
 

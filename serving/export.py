@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
@@ -170,6 +171,9 @@ def _write(folder: Path, job: _Job, block: Block) -> None:
     tables = {entry.name: BundleTable(str(folder / entry.file.name), entry) for entry in entries}
     feeds = Embeddings(schema, collections, tables).feeds(block)
     program = export_tower(model, feeds)
+    for node in program.graph.nodes:
+        # Where in the source a step comes from: paths of this machine, of no use to any other.
+        node.meta.pop("stack_trace", None)
     _require_same(program.module()(*map(torch.from_numpy, feeds.values())), scores, "program")
     _save_program(program, folder, feeds, options.output)
     examples = Examples(features_of(block, schema), scores)
@@ -254,10 +258,13 @@ def _save_program(
 ) -> None:
     torch.export.save(program, folder / manifests.PROGRAM)
     try:
-        torch.onnx.export(
-            program, (), folder / manifests.ONNX, input_names=list(feeds), output_names=[output],
-            dynamo=True, external_data=False, verbose=False,
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            # torch about its own parts.
+            warnings.simplefilter("ignore", FutureWarning)
+            torch.onnx.export(
+                program, (), folder / manifests.ONNX, input_names=list(feeds),
+                output_names=[output], dynamo=True, external_data=False, verbose=False,
+            )  # fmt: skip
     except ModuleNotFoundError as error:
         raise Unavailable(
             f"{error.name} is not installed here, which writing ONNX needs; install embery[serving]"

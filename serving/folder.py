@@ -82,8 +82,10 @@ def _locked(dest: Path) -> Iterator[None]:
             raise Unavailable(
                 f"{dest}: another export is writing there; wait for it, or name another folder"
             ) from error
-        yield
-        lock.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 

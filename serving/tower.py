@@ -2,8 +2,9 @@
 
 Whatever an embedding module returns becomes an input, and the rest of the model, run as it is, a
 `torch.export` program from these inputs to the scores. Names of inputs: `dense`, the numbers of the
-batch; `pooled_<i>`, what collection i returns; for one that does not pool, `rows_<i>_<j>` and
-`lengths_<i>_<j>` of its feature j. Shape letters: B samples, J numbers, N values, D columns.
+batch; `pooled_<i>`, what collection i returns; for one that does not pool, `rows_<i>_<j>`, lists
+padded to the longest, and `lengths_<i>_<j>` of its feature j. Shape letters: B samples, J numbers,
+L keys of the longest list, D columns.
 """
 
 from __future__ import annotations
@@ -39,6 +40,48 @@ class _NotRead:
         )
 
 
+class _PaddedRows(em.JaggedTensor):
+    """Rows of a feature as a program has them: padded. Written down, no size depends on a value."""
+
+    def __init__(self, rows: Tensor, lengths: Tensor) -> None:
+        self._rows, self._counts = rows, lengths
+
+    def lengths(self) -> Tensor:
+        """Return how many rows each sample has, int64 (B,)."""
+        return self._counts
+
+    def values(self) -> Tensor:
+        """Return the rows of a feature with one key a sample, (B, D)."""
+        if self._rows.dim() == 2:
+            return self._rows
+        raise InvalidArgument(
+            "the model reads the rows of a list one after the other, whose number no program for "
+            "serving can know; read them by to_padded_dense() and lengths()"
+        )
+
+    def to_padded_dense(
+        self, desired_length: int | None = None, padding_value: float = 0.0
+    ) -> Tensor:
+        """Return the rows cut or padded at their end; see `em.JaggedTensor`."""
+        rows = self._rows[:, None] if self._rows.dim() == 2 else self._rows
+        if desired_length is not None:
+            rows = nn.functional.pad(rows, (0, 0, 0, desired_length))[:, :desired_length]
+        if padding_value == 0.0:
+            return rows
+        kept = torch.arange(rows.shape[1])[None, :] < self._counts[:, None]
+        return torch.where(kept[:, :, None], rows, padding_value)
+
+    def offsets(self) -> Tensor:
+        """Refuse: see `values`."""
+        raise InvalidArgument("the model reads offsets of a list; read its lengths() instead")
+
+    to_dense = offsets  # type: ignore[assignment]
+
+    def weights_or_none(self) -> Tensor | None:
+        """Return None: weights are not applied to rows, and not served."""
+        return None
+
+
 class _StandIn(nn.Module):
     """Returns inputs of the program in place of rows of a store."""
 
@@ -56,9 +99,8 @@ class _StandIn(nn.Module):
         if self._pooled:
             return em.KeyedTensor(self._names, self._columns, self._feed[pooled_name(self._number)])
         return {
-            name: em.JaggedTensor.unchecked(
-                self._feed[rows_name(self._number, j)],
-                lengths=self._feed[lengths_name(self._number, j)],
+            name: _PaddedRows(
+                self._feed[rows_name(self._number, j)], self._feed[lengths_name(self._number, j)]
             )
             for j, name in enumerate(self._names)
         }
@@ -88,7 +130,7 @@ class _Tower(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the scores, float32 (B,)."""
         self._feed.inputs = tuple(zip(self._names, inputs, strict=True))
-        first = next(tensor for name, tensor in self._feed.inputs if not name.startswith("rows_"))
+        first = inputs[0]
         batch = em.data.Batch(
             label=first.new_zeros(first.shape[0], dtype=torch.float32),
             dense=self._feed.get(DENSE),
@@ -142,24 +184,24 @@ def export_tower(model: nn.Module, inputs: Arrays) -> torch.export.ExportedProgr
 
     Args:
         model: as trained; its modules are as they were afterwards.
-        inputs: of the program, for at least two samples.
+        inputs: of the program, for at least two samples, with lists of at least two keys.
 
     Raises:
         InvalidArgument: the model does more with a batch than tensor operations on these inputs.
     """
     feed, names = _Feed(), list(inputs)
     batch = torch.export.Dim("batch", min=1)
-    sizes = {
-        name: {0: torch.export.Dim(name, min=1) if name.startswith("rows_") else batch}
+    sizes = [
+        {0: batch, 1: torch.export.Dim(name, min=1)} if inputs[name].ndim == 3 else {0: batch}
         for name in names
-    }
+    ]
     with _standing_in(model, feed):
         tower = _Tower(model, names, feed).eval()
         try:
             return torch.export.export(
                 tower,
                 tuple(torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in names),
-                dynamic_shapes=(tuple(sizes.values()),),
+                dynamic_shapes=(tuple(sizes),),
                 strict=False,
             )
         except InvalidArgument:

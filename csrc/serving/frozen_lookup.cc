@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -42,6 +43,12 @@ size_t Locate(const uint64_t* keys, size_t count, TableOf table_of, const std::b
   return found;
 }
 
+// How many keys a feature has in all samples.
+size_t KeysOf(const FrozenBatch& batch, size_t feature) {
+  const int64_t* lengths = batch.lengths.data() + feature * batch.samples;
+  return static_cast<size_t>(std::accumulate(lengths, lengths + batch.samples, int64_t{0}));
+}
+
 }  // namespace
 
 // Walks the bags of a batch in the order of their keys.
@@ -74,20 +81,26 @@ class FrozenLookup::BagWriter {
       for (size_t d = 0; d < feature.dim; ++d) to_[d] *= scale;
     }
     taken_ = 0;
-    ++bag_;
+    Next();
     SkipEmpty();
   }
 
   // Goes to the next bag that has keys; fills those before it with zeros.
   void SkipEmpty() {
-    for (; bag_ < batch_.lengths.size(); ++bag_) {
-      feature_ = bag_ / batch_.samples;
+    for (; bag_ < batch_.lengths.size(); Next()) {
       const Feature& feature = lookup_.features_[feature_];
-      to_ = out_ + bag_ % batch_.samples * lookup_.columns_ + feature.column;
       length_ = static_cast<size_t>(batch_.lengths[bag_]);
       if (length_ != 0) return;
       std::fill_n(to_, feature.dim, 0.0f);
     }
+  }
+
+  void Next() {
+    ++bag_;
+    to_ += lookup_.columns_;
+    if (++sample_ < batch_.samples || bag_ == batch_.lengths.size()) return;
+    sample_ = 0;
+    to_ = out_ + lookup_.features_[++feature_].column;
   }
 
   const FrozenLookup& lookup_;
@@ -96,13 +109,15 @@ class FrozenLookup::BagWriter {
   std::vector<float> scratch_;
   size_t bag_ = 0;
   size_t feature_ = 0;
+  size_t sample_ = 0;
   size_t length_ = 0;  // Keys of the bag, of which so many were taken in.
   size_t taken_ = 0;
-  float* to_ = nullptr;
+  float* to_ = out_;
 };
 
 Result<std::unique_ptr<const FrozenLookup>> FrozenLookup::Make(
     Tables tables, std::vector<FrozenFeature> features) {
+  if (features.empty()) return Status::InvalidArgument("a look-up needs at least one feature");
   for (const FrozenFeature& feature : features) {
     if (feature.table >= tables.size()) {
       return Status::InvalidArgument("a feature names table " + std::to_string(feature.table) +
@@ -169,13 +184,13 @@ Result<size_t> FrozenLookup::Pool(const FrozenBatch& batch, float* out) const {
   const FrozenTable* tables[kBlock];
   const std::byte* rows[kBlock];
   size_t found = 0;
-  size_t bag = 0;      // Of the next key, and
-  int64_t of_bag = 0;  // how many keys of it are behind.
+  size_t feature = 0;  // Of the next key, and where the keys of that feature end.
+  size_t feature_end = KeysOf(batch, 0);
   for (size_t begin = 0; begin < batch.keys.size(); begin += kBlock) {
     const size_t count = std::min(kBlock, batch.keys.size() - begin);
-    for (size_t i = 0; i < count; ++i, ++of_bag) {
-      for (; of_bag == batch.lengths[bag]; ++bag) of_bag = 0;
-      tables[i] = features_[bag / batch.samples].table;
+    for (size_t i = 0; i < count; ++i) {
+      while (begin + i == feature_end) feature_end += KeysOf(batch, ++feature);
+      tables[i] = features_[feature].table;
     }
     const auto table_of = [&](size_t i) -> const FrozenTable& { return *tables[i]; };
     found += Locate(&batch.keys[begin], count, table_of, rows);

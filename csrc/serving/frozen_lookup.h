@@ -39,7 +39,7 @@ class FrozenLookup {
  public:
   using Tables = std::vector<std::shared_ptr<const FrozenTable>>;
 
-  // InvalidArgument if a feature names no table.
+  // InvalidArgument if there is no feature, or one names no table.
   static Result<std::unique_ptr<const FrozenLookup>> Make(Tables tables,
                                                           std::vector<FrozenFeature> features);
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,8 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     from embery.serving.export import export  # noqa: PLC0415  imports torch
 
+    # What it says of operators that no model here has would be all that a user sees.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     servable = _servable(arguments.model, arguments.model_args)
     bundle = export(
         servable.model,

@@ -23,7 +23,15 @@ LAYERS: dict[str, set[str]] = {
     "server": {"base", "optim", "table", "wire", "transport"},
     "client": {"base", "optim", "batch", "wire", "transport"},
     "bind": {
-        "base", "optim", "batch", "table", "serving", "wire", "transport", "server", "client",
+        "base",
+        "optim",
+        "batch",
+        "table",
+        "serving",
+        "wire",
+        "transport",
+        "server",
+        "client",
     },
 }
 
