@@ -252,6 +252,18 @@ class Client:
         stay if nothing differs.
         """
 
+    def residuals(self, salt: int) -> tuple[U64, F32, int] | None:
+        """Return keys (n,), residuals (n, dim), and how many may be dropped first; None: no table.
+
+        A table whose wire keeps no residuals is none.
+        """
+
+    def set_residuals(self, salt: int, keys: U64, rows: F32, older: int) -> bool:
+        """Replace a table's residuals by what `residuals` returned; False if it keeps none.
+
+        Those of a key that is there more than once add up.
+        """
+
     def clear_residuals(self) -> None:
         """Forget the residuals of all tables, as when their rows are replaced."""
 

@@ -21,6 +21,7 @@ from embery.checkpoint import Checkpoint
 from embery.cluster_tables import ClusterTable
 from embery.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from embery.place import Place
+from embery.residuals import hand_over
 from embery.row_store import PullMode, RowStore, require_restorable, require_threads
 from embery.rpc.client import CoordinatorClient
 from embery.rpc.credentials import Credentials
@@ -397,6 +398,22 @@ class ClusterStore(RowStore):
         for watcher in self._watchers:
             watcher.rows_replaced()
         return found
+
+    def residuals(self) -> dict[str, Any]:
+        """See `Store.residuals`."""
+        kept = {name: self._client.residuals(_native.table_salt(name)) for name in self.tables()}
+        return {
+            name: {"keys": found[0], "rows": found[1], "older": found[2]}
+            for name, found in kept.items()
+            if found is not None and found[0].size
+        }
+
+    def load_residuals(self, parts: Sequence[Mapping[str, Any]]) -> None:
+        """See `Store.load_residuals`."""
+        self._client.clear_residuals()
+        hand_over(
+            parts, lambda table, *kept: self._client.set_residuals(_native.table_salt(table), *kept)
+        )
 
     @contextmanager
     def _frozen(self) -> Iterator[NDArray[np.uint16]]:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embery.errors import InvalidArgument
+from embery.residuals import hand_over
 from embery.table import Table
 
 if TYPE_CHECKING:
@@ -238,6 +239,21 @@ class Store(ABC):
             CheckpointCorrupt: it is damaged or incomplete; the store is as before.
             SchemaMismatch: a table exists here with another definition; the store is as before.
         """
+
+    def residuals(self) -> dict[str, Any]:
+        """Return what this handle has rounded off gradients and not sent yet, to save as state.
+
+        {table: {"keys" (n,), "rows" (n, dim), "older"}} of the tables whose `Table.wire` has error
+        feedback; nothing if the store is embedded. No push may be under way.
+        """
+        return {}
+
+    def load_residuals(self, parts: Sequence[Mapping[str, Any]]) -> None:
+        """Replace all residuals by `parts`, each from `residuals` of one handle; they add up.
+
+        What belongs to a table without error feedback here is logged, and dropped.
+        """
+        hand_over(parts, lambda *_: False)
 
     @abstractmethod
     def close(self) -> None:

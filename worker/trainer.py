@@ -32,6 +32,7 @@ from embery.worker.low_rank import LowRankSum, PowerSGD
 from embery.worker.metrics import ClickMetrics, Outputs
 from embery.worker.modes import Async, Mode, Sync
 from embery.worker.reporting import ReportOptions
+from embery.worker.residuals import gather_residuals, load_residuals
 from embery.worker.together import joint_pushes, learn_share
 
 STATE_VERSION = 1
@@ -242,7 +243,8 @@ class Trainer:
         wire = None
         if isinstance(self._wire, LowRankSum):
             wire = self._wire.state(self.group.add_up, leads=self.group.leads)
-        path = self._save(dest, progress, wire) if self.group.leads else ""
+        owed = gather_residuals(self.store, self.group)
+        path = self._save(dest, progress, wire, owed) if self.group.leads else ""
         return self.group.broadcast_text(path)
 
     def _save(
@@ -250,6 +252,7 @@ class Trainer:
         dest: str | os.PathLike[str],
         progress: dict[str, Any] | None,
         wire: dict[str, Any] | None,
+        owed: list[dict[str, Any]],
     ) -> str:
         state = {
             "trainer": STATE_VERSION,
@@ -258,6 +261,7 @@ class Trainer:
             "rng": dense.rng_state(),
             "progress": progress,
             "dense_wire": wire,
+            "residuals": owed,
         }
         return self.store.checkpoint(dest, state=state)
 
@@ -276,6 +280,7 @@ class Trainer:
         if self.group.leads:
             self.store.restore(found.path)
         self.group.barrier()
+        load_residuals(self.store, self.group, state.get("residuals", ()))
         for embedding in self.embeddings:
             embedding.zero_grad()
         dense_state.load_model(self.model, state["model"])

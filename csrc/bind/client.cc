@@ -182,6 +182,37 @@ void SetWire(Client& client, uint64_t salt, uint32_t dim, const std::string& row
                         ParseValueType("encoding of gradients", grads), residual_rows_max});
 }
 
+// The keys, their residuals and how many of them are older; None if the table keeps none.
+py::object ExportResiduals(Client& client, uint64_t salt) {
+  const std::shared_ptr<Residuals> residuals = client.residuals(salt);
+  if (residuals == nullptr) return py::none();
+  Residuals::Kept kept = [&] {
+    const py::gil_scoped_release release;
+    return residuals->Export();
+  }();
+  const auto count = static_cast<py::ssize_t>(kept.keys.size());
+  const auto dim = static_cast<py::ssize_t>(residuals->dim());
+  return py::make_tuple(ToArray(std::move(kept.keys)), ToArray(std::move(kept.rows), {count, dim}),
+                        kept.older);
+}
+
+bool ImportResiduals(Client& client, uint64_t salt, const py::array& keys, const py::array& rows,
+                     size_t older) {
+  const std::shared_ptr<Residuals> residuals = client.residuals(salt);
+  if (residuals == nullptr) return false;
+  const std::span<const uint64_t> of_keys = View<uint64_t>(keys, "keys");
+  RequireRows(rows, of_keys.size(), residuals->dim(), "rows");
+  const auto* floats = ArrayData<float>(rows, "rows");
+  if (older > of_keys.size()) {
+    ThrowIfError(Status::InvalidArgument("older must be at most the number of keys, " +
+                                         std::to_string(of_keys.size()) + ", got " +
+                                         std::to_string(older)));
+  }
+  const py::gil_scoped_release release;
+  residuals->Import(of_keys, floats, older);
+  return true;
+}
+
 void ConnectTcp(Client& client, uint16_t server, const std::string& host, uint16_t port,
                 const py::bytes& secret, double timeout_s, const std::optional<std::string>& bind) {
   const Deadline deadline = DeadlineAfter(timeout_s);
@@ -280,6 +311,9 @@ void BindClient(py::module_& module) {
           py::arg("version"), py::arg("owners"))
       .def("set_wire", &SetWire, py::arg("salt"), py::arg("dim"), py::arg("rows"), py::arg("grads"),
            py::arg("residual_rows_max"))
+      .def("residuals", &ExportResiduals, py::arg("salt"))
+      .def("set_residuals", &ImportResiduals, py::arg("salt"), py::arg("keys"), py::arg("rows"),
+           py::arg("older"))
       .def("clear_residuals", &Client::ClearResiduals, py::call_guard<py::gil_scoped_release>())
       .def("pull", &Pull, py::arg("salts"), py::arg("dims"), py::arg("keys"), py::arg("out"),
            py::arg("absent"), py::arg("mode"), py::arg("now_s"), py::arg("timeout_s"),

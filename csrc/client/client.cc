@@ -115,6 +115,12 @@ void Client::SetWire(uint64_t salt, const WireSpec& spec) {
   wires_[salt] = std::move(wire);
 }
 
+std::shared_ptr<Residuals> Client::residuals(uint64_t salt) {
+  const MutexLock lock(mutex_);
+  const auto at = wires_.find(salt);
+  return at == wires_.end() ? nullptr : at->second.residuals;
+}
+
 void Client::ClearResiduals() {
   const MutexLock lock(mutex_);
   for (auto& [salt, wire] : wires_) {

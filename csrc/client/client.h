@@ -81,6 +81,9 @@ class Client {
   // From the next call on; float32 both ways until then. Residuals stay if the spec is the same.
   void SetWire(uint64_t salt, const WireSpec& spec) EXCLUDES(mutex_);
 
+  // What is kept of a table's gradients; null if nothing is.
+  std::shared_ptr<Residuals> residuals(uint64_t salt) EXCLUDES(mutex_);
+
   // Forgets the residuals of all tables, as when rows are replaced.
   void ClearResiduals() EXCLUDES(mutex_);
 

@@ -61,12 +61,7 @@ float* Residuals::RowOf(uint64_t key) {
     ++renewed_;
     moving_.assign(before, before + dim_);
   }
-  if (younger_.size() >= generation_max_) {
-    dropped_ += older_.size() - renewed_;
-    renewed_ = 0;
-    std::swap(younger_, older_);
-    younger_.Clear();
-  }
+  if (younger_.size() >= generation_max_) Turn();
   float* row = younger_.Insert(key, dim_);
   if (before != nullptr) {
     std::copy(moving_.begin(), moving_.end(), row);
@@ -74,6 +69,13 @@ float* Residuals::RowOf(uint64_t key) {
     std::fill_n(row, dim_, 0.0f);
   }
   return row;
+}
+
+void Residuals::Turn() {
+  dropped_ += older_.size() - renewed_;
+  renewed_ = 0;
+  std::swap(younger_, older_);
+  younger_.Clear();
 }
 
 void Residuals::Encode(const Kernels& kernels, ValueType type, uint64_t key, float* grad,
@@ -110,6 +112,33 @@ void Residuals::Clear() {
   younger_.Clear();
   older_.Clear();
   renewed_ = 0;
+}
+
+Residuals::Kept Residuals::Export() {
+  Kept kept;
+  const MutexLock lock(mutex_);
+  for (Generation* generation : {&older_, &younger_}) {
+    for (const uint64_t key : generation->keys()) {
+      if (generation == &older_ && younger_.Find(key, dim_) != nullptr) continue;
+      const float* row = generation->Find(key, dim_);
+      kept.keys.push_back(key);
+      kept.rows.insert(kept.rows.end(), row, row + dim_);
+    }
+    if (generation == &older_) kept.older = kept.keys.size();
+  }
+  return kept;
+}
+
+void Residuals::Import(std::span<const uint64_t> keys, const float* rows, size_t older) {
+  Clear();
+  const MutexLock lock(mutex_);
+  for (size_t k = 0; k < keys.size(); ++k) {
+    // The generations part where they did.
+    if (k == older) Turn();
+    float* row = RowOf(keys[k]);
+    for (uint32_t i = 0; i < dim_; ++i) row[i] += rows[k * dim_ + i];
+  }
+  if (older == keys.size()) Turn();
 }
 
 Residuals::Stats Residuals::stats() {

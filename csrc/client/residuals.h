@@ -54,6 +54,21 @@ class Residuals {
 
   void Clear() EXCLUDES(mutex_);
 
+  // All that is kept, for a checkpoint: the `older` keys first that may be dropped first.
+  struct Kept {
+    std::vector<uint64_t> keys;
+    std::vector<float> rows;  // (keys, dim).
+    size_t older = 0;
+  };
+  Kept Export() EXCLUDES(mutex_);
+
+  // Replaces all by what Export returned, here or of the same table in another process, so that
+  // the same pushes then do the same. A key may be there more than once: its residuals add up.
+  // Requires dim() floats a key in `rows`, and older <= keys.size().
+  void Import(std::span<const uint64_t> keys, const float* rows, size_t older) EXCLUDES(mutex_);
+
+  uint32_t dim() const { return dim_; }
+
   struct Stats {
     uint64_t rows;
     uint64_t dropped;  // Residuals lost because there were too many keys.
@@ -65,6 +80,7 @@ class Residuals {
   class Generation {
    public:
     size_t size() const { return keys_.size(); }
+    const std::vector<uint64_t>& keys() const { return keys_; }
     void Prefetch(uint64_t key) const {
       if (!heads_.empty()) PrefetchLine(&heads_[Fmix64(key) & (heads_.size() - 1)]);
     }
@@ -86,6 +102,8 @@ class Residuals {
 
   // The key's residual, zeros if it has none yet; valid until the next call.
   float* RowOf(uint64_t key) REQUIRES(mutex_);
+  // Drops the older generation; the younger one becomes it.
+  void Turn() REQUIRES(mutex_);
 
   const uint32_t dim_;
   const size_t generation_max_;

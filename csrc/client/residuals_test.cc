@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <random>
 #include <thread>
 #include <vector>
@@ -184,6 +185,42 @@ TEST(TheSamePushesDropTheSameResiduals) {
   }
   CHECK_EQ(residuals.stats().dropped, twin.stats().dropped);
   CHECK_TRUE(residuals.stats().dropped > 0);
+}
+
+TEST(ImportedResidualsGoOnAsIfNothingHadHappened) {
+  std::mt19937_64 random(5);
+  constexpr size_t kRowsMax = 30;
+  Residuals undisturbed(kDim, kRowsMax);
+  auto moved = std::make_unique<Residuals>(kDim, kRowsMax);
+  for (int push = 0; push < 3000; ++push) {
+    // Now and then all of it goes to another process, in any state of the generations.
+    if (random() % 7 == 0) {
+      const Residuals::Kept kept = moved->Export();
+      CHECK_EQ(kept.keys.size(), moved->stats().rows);
+      moved = std::make_unique<Residuals>(kDim, kRowsMax);
+      moved->Import(kept.keys, kept.rows.data(), kept.older);
+    }
+    const uint64_t key = Fmix64(random() % 100);
+    const Row grad = RandomGrad(random);
+    CHECK_TRUE(Send(*moved, ValueType::kInt8, key, grad).received ==
+               Send(undisturbed, ValueType::kInt8, key, grad).received);
+    CHECK_EQ(moved->stats().rows, undisturbed.stats().rows);
+  }
+}
+
+TEST(ImportReplacesAllAndAddsUpWhatIsThereTwice) {
+  Residuals residuals(kDim, 16);
+  Send(residuals, ValueType::kInt8, 9, {1.0f, 0.3f, 0, 0, 0});
+  const std::vector<uint64_t> keys = {1, 2, 1};
+  std::vector<float> rows(keys.size() * kDim, 0.25f);
+  rows[0] = 0.5f;
+  residuals.Import(keys, rows.data(), 2);
+  CHECK_EQ(residuals.stats().rows, 2U);
+  const Residuals::Kept kept = residuals.Export();
+  CHECK_TRUE(kept.keys == (std::vector<uint64_t>{2, 1}));
+  CHECK_EQ(kept.older, 1U);
+  CHECK_EQ(kept.rows[kDim], 0.75f);
+  CHECK_EQ(kept.rows[kDim + 1], 0.5f);
 }
 
 TEST(ThreadsLoseNothingOfASharedKey) {

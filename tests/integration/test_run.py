@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,15 @@ UNLUCKY = RESUMED.replace(
         return nn.functional.binary_cross_entropy_with_logits(output, label)
 """,
 ).replace("import hashlib, json, sys", "import hashlib, json, os, signal, sys")
+
+
+def in_eight_bits(program: str) -> str:
+    """Return a training script whose gradients of rows travel as int8, with error feedback."""
+    exact = "initializer=em.init.Normal(0.05)"
+    assert exact in program
+    return program.replace(exact, f"{exact}, wire=em.Wire(grads='int8')")
+
+
 # A matrix that is worth its columns, and residuals and columns that must go on.
 LOW_RANK = RESUMED.replace("mode=mode)", "mode=mode, dense_wire=em.PowerSGD(rank=1))").replace(
     "self.top = nn.Linear(4 * len(names) + len(data.schema.dense), 1)",
@@ -170,11 +180,12 @@ LOW_RANK = RESUMED.replace("mode=mode)", "mode=mode, dense_wire=em.PowerSGD(rank
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("with_wire", [str, in_eight_bits], ids=["float32", "int8"])
 def test_a_run_that_lost_a_server_starts_again_and_ends_like_an_undisturbed_one(
-    tmp_path: Path,
+    tmp_path: Path, with_wire: Callable[[str], str]
 ) -> None:
-    (tmp_path / "train.py").write_text(UNLUCKY)
-    (tmp_path / "calm.py").write_text(RESUMED)
+    (tmp_path / "train.py").write_text(with_wire(UNLUCKY))
+    (tmp_path / "calm.py").write_text(with_wire(RESUMED))
     options = ("--ps", 2, "--restarts", 1)
     done = embery_run(*options, "train.py", "sync", "saved", 1_000, cwd=tmp_path)
     calm = embery_run(*options, "calm.py", "sync", "calm", 1_000, cwd=tmp_path)
@@ -187,7 +198,11 @@ def test_a_run_that_lost_a_server_starts_again_and_ends_like_an_undisturbed_one(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("program", [RESUMED, LOW_RANK], ids=["float32", "low_rank"])
+@pytest.mark.parametrize(
+    "program",
+    [RESUMED, LOW_RANK, in_eight_bits(RESUMED)],
+    ids=["float32", "low_rank", "int8"],
+)
 def test_a_resumed_run_of_two_workers_ends_like_one_that_was_not_interrupted(
     tmp_path: Path, program: str
 ) -> None:

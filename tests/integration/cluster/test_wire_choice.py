@@ -84,6 +84,52 @@ def test_residuals_go_with_the_rows_that_a_restore_replaces(
         assert after_first[0] == after_first[1]
 
 
+def test_a_handle_goes_on_with_the_residuals_of_another(run_cluster: Any, tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    grads = random.normal(size=(6, 50, 4)).astype(np.float32)
+
+    def pushed(store: em.Store, steps: range) -> bytes:
+        for step in steps:
+            store.push("fed back", KEYS, grads[step])
+        return store.pull("fed back", KEYS, train=False).tobytes()
+
+    table = sums("fed back", grads="int8")
+    with run_cluster(2) as url:
+        with em.connect(url) as store:
+            store.create_table(table)
+            pushed(store, range(3))
+            owed = {"residuals": store.residuals()}
+            manifest = store.checkpoint(tmp_path, state=owed)
+            expected = pushed(store, range(3, 6))
+        found = []
+        for keeps in (True, False):
+            with em.connect(url) as store:
+                store.create_table(table)
+                saved = store.restore(manifest).state["residuals"]
+                store.load_residuals([saved] if keeps else [])
+                found.append(pushed(store, range(3, 6)))
+        assert found[0] == expected
+        assert found[1] != expected
+
+
+def test_residuals_of_a_table_that_keeps_none_are_told(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with em.connect(url) as store:
+        store.create_table(sums("narrow", grads="int8"))
+        store.push("narrow", KEYS, np.full((50, 4), [1.0, 0.334, 0.334, 0.334], np.float32))
+        owed = store.residuals()
+        assert owed["narrow"]["rows"].shape == (50, 4)
+        store.create_table(sums("narrow"))
+        assert store.residuals() == {}
+        store.load_residuals([owed])
+        with em.connect("embedded:") as embedded:
+            assert embedded.residuals() == {}
+            embedded.load_residuals([owed])
+    told = [record for record in caplog.records if "no error feedback" in record.getMessage()]
+    assert len(told) == 2
+
+
 def test_the_embedded_store_has_no_wire() -> None:
     with em.connect("embedded:") as store:
         store.create_table(dataclasses.replace(ROWS, wire=HALF))
