@@ -58,16 +58,21 @@ class RunningRole:
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[str]:
-    """Run a role; yield its first line, by which it is ready, and see that it ends cleanly."""
+def running(*arguments: str) -> Iterator[RunningRole]:
+    """Run a role, and see that it ends cleanly."""
     role = RunningRole(*arguments)
     try:
-        line = role.line()
-        assert " ready " in line, line
-        yield line
+        yield role
         assert role.finish(signal.SIGTERM)[0] == 0, f"{arguments[0]} did not end cleanly"
     finally:
         role.stop()
+
+
+def ready_line(role: RunningRole) -> str:
+    """Return the first line of a role, by which it is ready."""
+    line = role.line()
+    assert " ready " in line, line
+    return line
 
 
 @pytest.fixture(scope="session")
@@ -77,10 +82,12 @@ def run_cluster() -> Callable[[int], AbstractContextManager[str]]:
     @contextmanager
     def run(servers: int) -> Iterator[str]:
         with ExitStack() as roles:
-            ready = roles.enter_context(serving("coordinator", "--expect-ps", str(servers)))
-            url = ready.split()[-1]
-            for _ in range(servers):
-                roles.enter_context(serving("ps", "--coordinator", url, "--drain", "0"))
+            coordinator = roles.enter_context(running("coordinator", "--expect-ps", str(servers)))
+            url = ready_line(coordinator).split()[-1]
+            command = ("ps", "--coordinator", url, "--drain", "0")
+            # All at once: to start takes half a minute on an emulated machine.
+            for server in [roles.enter_context(running(*command)) for _ in range(servers)]:
+                ready_line(server)
             yield url
 
     return run

@@ -188,6 +188,7 @@ def test_a_call_before_any_routing_says_so() -> None:
         client.pull([1], [1], [np.zeros(1, np.uint64)], [out], None, "eval", NOW_S, 1.0)
 
 
+@pytest.mark.parametrize("transport", ["call"])
 def test_a_malformed_frame_is_refused_by_handle(make_plane: Any) -> None:
     plane = make_plane(TABLES, servers=1)
     for frame in (b"", b"EMBY", bytes(24), b"x" * 100):
