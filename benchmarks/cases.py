@@ -250,6 +250,13 @@ def memory_case(setting: Setting, dim: int) -> Case:
     return Case(f"Memory, 10,000,000 rows x dim {dim}", (own,), targets)
 
 
+def idle_case(setting: Setting) -> Case:
+    """Return what the processes of a cluster use while nothing is to be done."""
+    names = ("coordinator", "ps_0", "ps_1", "worker_connected", "worker_pushing")
+    targets = tuple(Most("embery", f"{name}_percent", 1.0) for name in names)
+    return Case("Idle, a cluster of two servers", (ours("embery", "idle", setting),), targets)
+
+
 SUITES: dict[str, Callable[[Setting], list[Case]]] = {
     "w1": lambda s: [w1_case(s, n) for n in (MILLION, 10 * MILLION)],
     "w2": lambda s: [w2_case(s)],
@@ -259,5 +266,6 @@ SUITES: dict[str, Callable[[Setting], list[Case]]] = {
     ],
     "flat": lambda s: [flat_case(s, script) for script in ("w1", "gather")],
     "memory": lambda s: [memory_case(s, dim) for dim in (16, 64)],
+    "idle": lambda s: [idle_case(s)],
     "short": lambda s: [w1_case(s, MILLION), w2_case(s), gather_case(s, MILLION, 16)],
 }

@@ -10,10 +10,7 @@ processors.
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,6 +21,7 @@ import numpy as np
 
 import embery as em
 from benchmarks.measure import emit
+from benchmarks.roles import TIMEOUT_S, start
 from embery.rpc.client import CoordinatorClient
 
 DIM, BATCH = 64, 10_000
@@ -35,22 +33,6 @@ TABLE = em.Table(
 )
 MOVED = re.compile(r"slots have moved: (\d+) rows, ([\d.]+) MB, frozen for ([\d.]+) ms")
 SECONDS_BEFORE = 5.0
-TIMEOUT_S = 60.0
-
-
-def start(stack: ExitStack, log: Path, *arguments: str) -> str:
-    """Start a role that writes its log to a file; return the line by which it is ready."""
-    role = subprocess.Popen(
-        [sys.executable, "-m", "embery.cli.main", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=stack.enter_context(log.open("w")),
-        text=True,
-        env={**os.environ, "EMBERY_LOG": "INFO"},
-    )
-    stack.callback(role.wait, TIMEOUT_S)
-    stack.callback(role.terminate)
-    assert role.stdout is not None
-    return role.stdout.readline().strip()
 
 
 class Calls(threading.Thread):
@@ -92,7 +74,8 @@ def main() -> None:
     args = parser.parse_args()
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        url = start(stack, logs / "coordinator", "coordinator", "--port", "0").split()[-1]
+        _, line = start(stack, logs / "coordinator", "coordinator", "--port", "0")
+        url = line.split()[-1]
         start(stack, logs / "ps-0", "ps", "--coordinator", url, "--drain", "0")
         store = stack.enter_context(em.connect(url, timeout_s=TIMEOUT_S))
         coordinator = CoordinatorClient(url)

@@ -24,7 +24,7 @@ class ClusterOptions:
     """
 
     expect_servers: int = 1
-    heartbeat_s: float = 0.2
+    heartbeat_s: float = 0.5
     lease_s: float = 2.0
 
     def validate(self) -> None:
