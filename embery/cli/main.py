@@ -22,12 +22,13 @@ OK, FAILED, MISUSED = 0, 1, 2
 
 # Name -> one line of help. The module embery.cli.<name> is imported when its command is called.
 COMMANDS = {
-    "run": "run a training script on servers and workers, all on this machine",
+    "run": "run a training script on servers and workers",
     "status": "show the servers, workers and tables of a cluster",
     "scale": "change how many servers a cluster has",
     "drain": "take a server out of a cluster",
     "coordinator": "run the coordinator of a cluster",
     "ps": "run a server of a cluster",
+    "worker": "run a training script as one of the workers of a cluster",
     "inspect": "show a row, or a table's statistics, of a checkpoint or a cluster",
     "export": "make a bundle, which can be served, or Parquet files from a checkpoint",
     "eval": "measure AUC, logloss and calibration of a bundle on data",

@@ -1,19 +1,25 @@
-"""`embery run`: a training script on servers and workers, all on this machine."""
+"""`embery run`: a training script on servers and workers, on this machine or by an engine."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from pathlib import Path
 
 from embery.cli.command import fail
 from embery.errors import InvalidArgument
-from embery.launch.cluster import RunOptions, run_cluster
+from embery.launch.cluster import ENGINES, RunOptions, run_cluster
 from embery.launch.console import Console
+from embery.launch.kubernetes import KubernetesOptions, manifests
 from embery.launch.local import LocalEngine
+from embery.launch.ray import RayEngine
 from embery.launch.supervisor import RoleFailed, Supervisor
 from embery.rpc.transports import TRANSPORTS
 
-EXAMPLE = "embery run --ps 2 --workers 2 train.py --epochs 3"
+EXAMPLE = """embery run --ps 2 --workers 2 train.py --epochs 3
+  embery run --engine ray --ps 2 --workers 2 train.py
+  embery run --engine kubernetes --image IMAGE --ps 2 --workers 2 train.py | kubectl apply -f -"""
 FAILED, MISUSED = 1, 2
 
 
@@ -44,6 +50,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="when a role fails, start everything anew, up to N times; a script that trains with "
         "fit(checkpoint=..., resume=True) goes on from its last checkpoint (default: 0)",
     )
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="local",
+        help="where roles run: as processes of this machine, as actors of the Ray cluster of "
+        "$RAY_ADDRESS (of a Ray that is started here, without it), or as objects of Kubernetes, "
+        "which are written and not started (default: local)",
+    )
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help="with another engine: serve other machines without credentials",
+    )
+    plain_objects = KubernetesOptions(image="")
+    objects = parser.add_argument_group("--engine kubernetes")
+    objects.add_argument("--image", default="", help="has embery and the training script")
+    objects.add_argument(
+        "--name", default=plain_objects.name, help="of the run (default: %(default)s)"
+    )
+    objects.add_argument("--namespace", default="", help="(default: that of kubectl)")
+    objects.add_argument(
+        "--secret",
+        default=plain_objects.secret,
+        help='Secret whose key "token" all roles must know (default: %(default)s)',
+    )
+    objects.add_argument(
+        "--output", metavar="FILE", help="write there (default: to standard output)"
+    )
     parser.add_argument("script", metavar="train.py", help="the training script")
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="arguments of the script"
@@ -59,8 +93,11 @@ def run(arguments: argparse.Namespace) -> int:
         transport=arguments.transport,
         grace_s=arguments.grace,
         restarts=arguments.restarts,
+        insecure=arguments.insecure,
     )
     try:
+        if arguments.engine == "kubernetes":
+            return _write_manifests(options, arguments)
         options.validate()
         console = Console(
             options.role_names(),
@@ -72,23 +109,46 @@ def run(arguments: argparse.Namespace) -> int:
         fail(f"{error}; 'embery run --help' explains")
         return MISUSED
     except OSError as error:
-        fail(f"--log-dir {arguments.log_dir}: {error}")
+        fail(f"{error.filename}: {error.strerror}")
         return FAILED
     with console:
         for restarts in range(options.restarts + 1):
-            if _run_once(options, console, restarts):
+            if _run_once(options, arguments.engine, console, restarts):
                 return 0
     return FAILED
 
 
-def _run_once(options: RunOptions, console: Console, restarts: int) -> bool:
+def _write_manifests(options: RunOptions, arguments: argparse.Namespace) -> int:
+    """Write the objects of the run, for kubectl."""
+    where = KubernetesOptions(
+        image=arguments.image,
+        name=arguments.name,
+        namespace=arguments.namespace,
+        secret="" if arguments.insecure else arguments.secret,
+    )
+    where.validate()
+    # The script is looked for where it runs: in the image.
+    options.validate(here=False)
+    text = json.dumps(manifests(options, where), indent=2) + "\n"
+    if arguments.output is None:
+        sys.stdout.write(text)
+    else:
+        Path(arguments.output).write_text(text, encoding="utf-8")
+    return 0
+
+
+def _engine(name: str, options: RunOptions) -> LocalEngine | RayEngine:
+    return RayEngine(len(options.role_names())) if name == "ray" else LocalEngine()
+
+
+def _run_once(options: RunOptions, engine_name: str, console: Console, restarts: int) -> bool:
     """Run everything; return whether all workers have finished, and say why if not."""
     try:
         with (
-            LocalEngine() as engine,
+            _engine(engine_name, options) as engine,
             Supervisor(engine, console, grace_s=options.grace_s) as supervisor,
         ):
-            run_cluster(options, supervisor, columns=console.columns, restarts=restarts)
+            run_cluster(options, engine, supervisor, columns=console.columns, restarts=restarts)
     except RoleFailed as error:
         fail(f"{error}; its last lines:")
         for line in error.tail:

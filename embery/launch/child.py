@@ -20,6 +20,8 @@ def main() -> int:
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # What a parent of many threads blocks, its child would never be asked.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if os.getppid() != parent:
         return _NOT_STARTED  # It went before the request was made.
     try:

@@ -1,11 +1,10 @@
-"""A whole run on one machine: a coordinator, its servers, the workers that train."""
+"""A whole run: a coordinator, its servers, the workers that train, wherever the engine has them."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Mapping
 from contextlib import closing
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 
 from embery.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from embery.launch.contract import COLUMNS_VARIABLE
-from embery.launch.role import Role
+from embery.launch.role import HOST, Engine, Role
 from embery.launch.supervisor import Supervisor
 from embery.place import (
     RANK_VARIABLE,
@@ -21,6 +20,7 @@ from embery.place import (
     WORKERS_MAX,
     WORLD_SIZE_VARIABLE,
 )
+from embery.rpc.address import is_loopback
 from embery.rpc.client import CoordinatorClient
 from embery.rpc.transports import TRANSPORT_VARIABLE, TRANSPORTS
 from embery.store import URL_VARIABLE
@@ -33,7 +33,7 @@ RESTARTS_MAX = 1_000_000
 READY_TIMEOUT_S = 60.0
 COORDINATOR_READY, SERVER_READY = "coordinator ready at ", "ps "
 SERVER_LEAVING = "drained: "
-_LOOPBACK = "127.0.0.1"
+ENGINES = ("local", "ray", "kubernetes")
 _EMBERY = (sys.executable, "-u", "-m", "embery.cli.main")
 
 
@@ -47,6 +47,7 @@ class RunOptions:
         transport: between worker and server, one of `TRANSPORTS`.
         grace_s: how long a role may take to end when asked to.
         restarts: how often everything is started anew after a role has failed.
+        insecure: serve beyond one machine without credentials.
     """
 
     script: tuple[str, ...]
@@ -55,16 +56,20 @@ class RunOptions:
     transport: str = "auto"
     grace_s: float = 30.0
     restarts: int = 0
+    insecure: bool = False
 
-    def validate(self) -> None:
-        """Raise `InvalidArgument` naming the first option that is wrong."""
+    def validate(self, *, here: bool = True) -> None:
+        """Raise `InvalidArgument` naming the first option that is wrong.
+
+        The script must be there, unless it is to run elsewhere than `here`.
+        """
         require_int("--ps", self.servers, low=1, high=SERVERS_MAX)
         require_int("--workers", self.workers, low=1, high=WORKERS_MAX)
         require_range("--grace", self.grace_s, low=0.0)
         require_int("--restarts", self.restarts, low=0, high=RESTARTS_MAX)
         if self.transport not in TRANSPORTS:
             raise InvalidArgument(f"--transport must be one of {TRANSPORTS}, got {self.transport}")
-        if not self.script or not os.path.isfile(self.script[0]):
+        if not self.script or (here and not os.path.isfile(self.script[0])):
             raise InvalidArgument(
                 f"{self.script[0] if self.script else 'no script'}: there is no such file; give "
                 "the training script after the options of embery run"
@@ -77,7 +82,12 @@ class RunOptions:
 
 
 def run_cluster(
-    options: RunOptions, supervisor: Supervisor, *, columns: int | None = None, restarts: int = 0
+    options: RunOptions,
+    engine: Engine,
+    supervisor: Supervisor,
+    *,
+    columns: int | None = None,
+    restarts: int = 0,
 ) -> None:
     """Start everything, and return when every worker has finished and all is ended.
 
@@ -89,22 +99,22 @@ def run_cluster(
         KeyboardInterrupt, Terminated: a signal came. Workers were told first, while the servers
             were still there to take a checkpoint of.
     """
-    coordinator = coordinator_role(options.servers)
+    coordinator = coordinator_role(options)
     supervisor.start([coordinator])
     (line,) = supervisor.wait_ready([coordinator], timeout_s=READY_TIMEOUT_S)
     url = line.removeprefix(COORDINATOR_READY).split()[0]
-    servers = [server_role(number, url) for number in range(options.servers)]
+    servers = [server_role(options, number, url) for number in range(options.servers)]
     for server in servers:
         # One after the other: the coordinator numbers them as they come, and so do we.
         supervisor.start([server])
         supervisor.wait_ready([server], timeout_s=READY_TIMEOUT_S)
 
-    with closing(reserve_port()) as reserved:
-        workers = worker_roles(options, url, reserved.getsockname()[1], columns, restarts)
+    with engine.reserve("worker 0") as master:
+        workers = worker_roles(options, url, master, columns, restarts)
         try:
             supervisor.start(workers)
             with closing(CoordinatorClient(url)) as client:
-                scaling = _Scaling(client, supervisor, servers)
+                scaling = _Scaling(options, client, supervisor, servers)
                 supervisor.wait_finished(workers, meanwhile=scaling.follow)
         except KeyboardInterrupt:
             supervisor.stop(workers, signal.SIGINT)
@@ -123,9 +133,14 @@ class _Scaling:
     """
 
     def __init__(
-        self, client: CoordinatorClient, supervisor: Supervisor, servers: list[Role]
+        self,
+        options: RunOptions,
+        client: CoordinatorClient,
+        supervisor: Supervisor,
+        servers: list[Role],
     ) -> None:
-        self._client, self._supervisor, self._servers = client, supervisor, servers
+        self._options, self._client = options, client
+        self._supervisor, self._servers = supervisor, servers
 
     def follow(self) -> None:
         """Start what is missing."""
@@ -137,38 +152,40 @@ class _Scaling:
         there = [s for s in status.routing.servers.values() if s.state in ("joining", "live")]
         missing = status.wanted_servers - sum(not server.draining for server in there)
         for _ in range(missing):
-            server = server_role(len(self._servers), self._client.url)
+            server = server_role(self._options, len(self._servers), self._client.url)
             self._servers.append(server)
             self._supervisor.start([server])
             self._supervisor.wait_ready([server], timeout_s=READY_TIMEOUT_S)
 
 
-def coordinator_role(servers: int) -> Role:
-    """Return the coordinator of so many servers, on a port of the system's choice."""
-    command = (*_EMBERY, "coordinator", "--port", "0", "--expect-ps", str(servers))
+def coordinator_role(options: RunOptions) -> Role:
+    """Return the coordinator, on a port of the system's choice."""
+    where = ("--host", HOST, "--port", "0", *_insecure(options))
+    command = (*_EMBERY, "coordinator", *where, "--expect-ps", str(options.servers))
     return Role("coordinator", command, ready=COORDINATOR_READY)
 
 
-def server_role(number: int, url: str) -> Role:
+def server_role(options: RunOptions, number: int, url: str) -> Role:
     """Return the server that is to be number `number` of the coordinator at `url`."""
     # When a run ends there is nobody to give slots to.
-    command = (*_EMBERY, "ps", "--coordinator", url, "--drain", "0")
+    where = ("--coordinator", url, "--host", HOST, *_insecure(options))
+    command = (*_EMBERY, "ps", *where, "--drain", "0")
     return Role(f"ps {number}", command, ready=SERVER_READY, leaving=SERVER_LEAVING)
 
 
 def worker_roles(
-    options: RunOptions, url: str, master_port: int, columns: int | None, restarts: int
+    options: RunOptions, url: str, master: tuple[str, int], columns: int | None, restarts: int
 ) -> list[Role]:
-    """Return the workers of a run; rank 0 opens `master_port` for all of them."""
-    command = (sys.executable, "-u", *options.script)
+    """Return the workers of a run; rank 0 listens at host and port `master` for all of them."""
+    command = (*_EMBERY, "worker", *options.script)
     shared = {
         URL_VARIABLE: url,
         WORLD_SIZE_VARIABLE: str(options.workers),
         RESTARTS_VARIABLE: str(restarts),
         TRANSPORT_VARIABLE: options.transport,
-        "MASTER_ADDR": _LOOPBACK,
-        "MASTER_PORT": str(master_port),
-        **_defaults(options.workers, os.environ),
+        "MASTER_ADDR": master[0],
+        "MASTER_PORT": str(master[1]),
+        **(_defaults(options.workers, os.environ) if is_loopback(master[0]) else {}),
         **({} if columns is None else {COLUMNS_VARIABLE: str(columns)}),
     }
     return [
@@ -177,12 +194,8 @@ def worker_roles(
     ]
 
 
-def reserve_port() -> socket.socket:
-    """Return a socket that keeps a port on loopback free, for one that reuses addresses."""
-    reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    reserved.bind((_LOOPBACK, 0))
-    return reserved
+def _insecure(options: RunOptions) -> tuple[str, ...]:
+    return ("--insecure",) if options.insecure else ()
 
 
 def _defaults(workers: int, environment: Mapping[str, str]) -> dict[str, str]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +25,15 @@ _CHILD, _KEEPER = (
     (sys.executable, "-I", "-S", str(Path(__file__).with_name(name)))
     for name in ("child.py", "keeper.py")
 )
+LOOPBACK = "127.0.0.1"
+
+
+def reserve_port(host: str = LOOPBACK) -> socket.socket:
+    """Return a socket that keeps a port of `host` free, for one that reuses addresses."""
+    reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind((host, 0))
+    return reserved
 
 
 class LocalProcess:
@@ -31,6 +41,11 @@ class LocalProcess:
 
     def __init__(self, process: subprocess.Popen[bytes], on_end: Callable[[int], None]) -> None:
         self._process, self._on_end = process, on_end
+
+    @property
+    def pid(self) -> int:
+        """Return the number of the process, which is that of its group too."""
+        return self._process.pid
 
     @property
     def outputs(self) -> tuple[BinaryIO, BinaryIO]:
@@ -60,7 +75,14 @@ class LocalProcess:
 
 
 class LocalEngine:
-    """Starts roles on this machine; a context manager. See `Engine`."""
+    """Starts roles on this machine; a context manager. See `Engine`.
+
+    Args:
+        host: address of this machine, at which roles listen.
+    """
+
+    def __init__(self, host: str = LOOPBACK) -> None:
+        self.host = host
 
     def __enter__(self) -> LocalEngine:
         self._keeper = subprocess.Popen(
@@ -77,7 +99,7 @@ class LocalEngine:
         """See `Engine.start`."""
         try:
             process = subprocess.Popen(
-                [*_CHILD, str(os.getpid()), *role.command],
+                [*_CHILD, str(os.getpid()), *role.command_at(self.host)],
                 bufsize=0,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -89,6 +111,12 @@ class LocalEngine:
             raise Unavailable(f"{role.name} cannot be started: {error}") from error
         self._tell_keeper(process.pid)
         return LocalProcess(process, lambda group: self._tell_keeper(-group))
+
+    @contextmanager
+    def reserve(self, name: str) -> Iterator[tuple[str, int]]:
+        """See `Engine.reserve`."""
+        with reserve_port(self.host) as reserved:
+            yield self.host, reserved.getsockname()[1]
 
     def _tell_keeper(self, number: int) -> None:
         assert self._keeper.stdin is not None

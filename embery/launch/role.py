@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
+
+# Stands in a command for the address of the machine that the role is placed on.
+HOST = "{host}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +18,7 @@ class Role:
 
     Args:
         name: unique in the run, such as "worker 1".
-        command: program and arguments.
+        command: program and arguments; an argument `HOST` is filled in by the engine.
         environment: variables set beside those of the launcher.
         ready: how the line begins that the process prints once others may rely on it; None where
             nobody waits for it.
@@ -27,6 +31,10 @@ class Role:
     environment: Mapping[str, str] = field(default_factory=dict)
     ready: str | None = None
     leaving: str | None = None
+
+    def command_at(self, host: str) -> tuple[str, ...]:
+        """Return the command on a machine of this address."""
+        return tuple(host if argument == HOST else argument for argument in self.command)
 
 
 class Process(Protocol):
@@ -54,5 +62,16 @@ class Engine(Protocol):
 
         Raises:
             Unavailable: it cannot be started.
+        """
+        ...
+
+    def reserve(self, name: str) -> AbstractContextManager[tuple[str, int]]:
+        """Keep a port free where the role of this name will run, for whoever reuses addresses.
+
+        Yields:
+            host and port, by which other roles reach it.
+
+        Raises:
+            Unavailable: there is no such place.
         """
         ...

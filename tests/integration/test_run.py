@@ -1,4 +1,7 @@
-"""`embery run`: real servers and workers, and the promises of several of them."""
+"""`embery run`: real servers and workers, and the promises of several of them.
+
+What is about the engine is run by each; Ray's where it is installed, else the test says so.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +109,14 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "train.py"
     path.write_text(TRAIN)
     return path
+
+
+@pytest.fixture(params=["local", "ray"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Return where roles run."""
+    if request.param == "ray" and find_spec("ray") is None:
+        pytest.skip("ray is not installed here: pip install ray==2.60.0")
+    return str(request.param)
 
 
 @pytest.mark.timeout(300)
@@ -309,10 +321,11 @@ def wait_gone(pid: int) -> None:
         os.close(ends)
 
 
-@pytest.mark.timeout(180)
-def test_a_worker_that_raises_ends_the_run_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.timeout(300)
+def test_a_worker_that_raises_ends_the_run_and_leaves_nothing(tmp_path: Path, engine: str) -> None:
     (tmp_path / "train.py").write_text(FAILING)
-    done = embery_run("--workers", 2, "--log-dir", "logs", "train.py", cwd=tmp_path)
+    options = ("--engine", engine, "--workers", 2, "--log-dir", "logs")
+    done = embery_run(*options, "train.py", cwd=tmp_path)
     assert done.returncode == 1
     assert "embery: error: worker 1 exited with code 1; its last lines:" in done.stderr
     assert done.stderr.endswith("    ValueError: no such column: price\n")
@@ -330,11 +343,12 @@ INTERRUPTED = TRAIN.replace(
 ).replace("        rows = self.emb", "        print('forward')\n        rows = self.emb")
 
 
-@pytest.mark.timeout(180)
-def test_ctrl_c_saves_a_checkpoint_and_ends_all(tmp_path: Path) -> None:
+@pytest.mark.timeout(300)
+def test_ctrl_c_saves_a_checkpoint_and_ends_all(tmp_path: Path, engine: str) -> None:
     (tmp_path / "train.py").write_text(INTERRUPTED)
+    options = ("--engine", engine, "--ps", 2, "--workers", 2)
     with subprocess.Popen(
-        command("--ps", 2, "--workers", 2, "train.py", "sync"),
+        command(*options, "train.py", "sync"),
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -358,3 +372,61 @@ def test_ctrl_c_saves_a_checkpoint_and_ends_all(tmp_path: Path) -> None:
     # Both ended after the same step.
     assert out.count("]: KeyboardInterrupt\n") == 2
     assert sum("forward" in line for line in [*seen, *out.splitlines()]) % 2 == 0
+
+
+WAITING = """
+import os, signal, embery as em
+with em.connect() as store:
+    print("pids", os.getpid(), flush=True)
+    signal.pause()
+"""
+
+
+@pytest.mark.timeout(300)
+def test_a_launcher_that_is_killed_leaves_nothing(tmp_path: Path, engine: str) -> None:
+    (tmp_path / "train.py").write_text(WAITING)
+    with subprocess.Popen(
+        command("--engine", engine, "--workers", 2, "train.py"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            lines = (line for line in process.stdout if "| pids" in line)
+            found = [int(next(lines).split()[-1]) for _ in range(2)]
+        finally:
+            process.kill()
+        for pid in found:
+            wait_gone(pid)
+
+
+@pytest.fixture
+def ray_nodes(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Run a Ray cluster of two nodes; yield what the environment must say of it."""
+    pytest.importorskip("ray", reason="ray is not installed here: pip install ray==2.60.0")
+    from ray.cluster_utils import Cluster  # noqa: PLC0415  only where it is installed
+
+    token = tmp_path / "token"
+    token.write_text("a token of the test, of bytes enough")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        cluster.add_node(num_cpus=2)
+        yield {"RAY_ADDRESS": cluster.address, "EMBERY_TOKEN_FILE": str(token)}
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.timeout(600)
+def test_roles_on_the_nodes_of_a_ray_cluster_learn_the_same_bits(
+    script: Path, ray_nodes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--ps", 2, "--workers", 2, script, "sync")
+    expected = results(embery_run(*options, cwd=script.parent))
+    for name, value in ray_nodes.items():
+        monkeypatch.setenv(name, value)
+    done = embery_run("--engine", "ray", *options, cwd=script.parent)
+    assert results(done) == expected
+    # Roles listen where other machines reach them, so the token was asked for and shown.
+    assert "ready at embery://127.0.0.1" not in done.stdout

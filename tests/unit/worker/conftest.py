@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import embery as em
-from embery.launch.cluster import reserve_port
+from embery.launch.local import reserve_port
 
 ROOT = Path(__file__).parents[3]
 KEYS = 40
