@@ -11,6 +11,8 @@ RANK_VARIABLE = "EMBERY_RANK"
 WORLD_SIZE_VARIABLE = "EMBERY_WORLD_SIZE"
 # How often the launcher has started the run anew.
 RESTARTS_VARIABLE = "EMBERY_RESTARTS"
+# The network interface for samples; unset, the system's routes decide.
+DATA_INTERFACE_VARIABLE = "EMBERY_DATA_INTERFACE"
 WORKERS_MAX = 1024
 
 

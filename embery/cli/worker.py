@@ -10,10 +10,10 @@ from typing import NoReturn
 from embery.cli.command import fail
 from embery.cli.serving import add_credential_arguments, credentials_of
 from embery.errors import InvalidArgument
-from embery.place import RANK_VARIABLE, WORLD_SIZE_VARIABLE, Place
+from embery.place import DATA_INTERFACE_VARIABLE, RANK_VARIABLE, WORLD_SIZE_VARIABLE, Place
 from embery.rpc.address import SCHEME, split_address
 from embery.rpc.credentials import VARIABLES
-from embery.rpc.transports import TRANSPORT_VARIABLE, TRANSPORTS
+from embery.rpc.transports import GRAD_INTERFACE_VARIABLE, TRANSPORT_VARIABLE, TRANSPORTS
 from embery.store import URL_VARIABLE
 
 EXAMPLE = (
@@ -47,6 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--transport",
         choices=TRANSPORTS,
         help=f"how rows travel (default: ${TRANSPORT_VARIABLE}, else the best that both ends have)",
+    )
+    parser.add_argument(
+        "--grad-interface",
+        metavar="NAME",
+        help="network interface for rows and gradients over tcp, and for dense gradients "
+        f"(default: ${GRAD_INTERFACE_VARIABLE}, else the routes decide)",
+    )
+    parser.add_argument(
+        "--data-interface",
+        metavar="NAME",
+        help="network interface for samples from s3:// "
+        f"(default: ${DATA_INTERFACE_VARIABLE}, else the routes decide)",
     )
     add_credential_arguments(parser)
     parser.add_argument("script", metavar="train.py", help="the training script")
@@ -84,6 +96,9 @@ def environment_of(arguments: argparse.Namespace) -> dict[str, str]:
         "MASTER_ADDR": host,
         "MASTER_PORT": port,
         TRANSPORT_VARIABLE: arguments.transport,
+        GRAD_INTERFACE_VARIABLE: arguments.grad_interface,
+        "GLOO_SOCKET_IFNAME": arguments.grad_interface,
+        DATA_INTERFACE_VARIABLE: arguments.data_interface,
         **{variable: getattr(credentials, field) for field, variable in VARIABLES.items()},
     }
     return {name: str(value) for name, value in given.items() if value is not None}

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pyarrow as pa
 from pyarrow import fs as pafs
 
+from embery.data.interface import filesystem_of_uri
 from embery.errors import InvalidArgument, Unavailable
 
 PathLike = str | os.PathLike[str]
@@ -92,7 +93,7 @@ def _locate(
     fixed = text if wild is None else text[: text.rfind("/", 0, wild.start()) + 1]
     if is_uri:
         with reading(text):
-            filesystem, base = pafs.FileSystem.from_uri(fixed)
+            filesystem, base = filesystem_of_uri(fixed)
     elif filesystem is None:
         filesystem = pafs.LocalFileSystem()
         base = os.path.abspath(os.path.expanduser(fixed))

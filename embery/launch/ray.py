@@ -23,7 +23,9 @@ from typing import Any, BinaryIO
 from embery.errors import InvalidArgument, Unavailable
 from embery.launch.local import LOOPBACK, LocalEngine, reserve_port
 from embery.launch.role import Role
+from embery.place import DATA_INTERFACE_VARIABLE
 from embery.rpc.credentials import VARIABLES
+from embery.rpc.transports import GRAD_INTERFACE_VARIABLE
 
 PLACE_TIMEOUT_S = 60.0
 CALL_TIMEOUT_S = 30.0
@@ -34,7 +36,13 @@ _READ_BYTES = 1 << 16
 _DRAIN_S = 2.0
 _LOST = -signal.SIGKILL
 # What roles are told by the launcher's environment, beside what the role itself says.
-_HANDED_ON = ("EMBERY_LOG", *VARIABLES.values())
+_HANDED_ON = (
+    "EMBERY_LOG",
+    GRAD_INTERFACE_VARIABLE,
+    DATA_INTERFACE_VARIABLE,
+    "GLOO_SOCKET_IFNAME",
+    *VARIABLES.values(),
+)
 
 
 class RolePlace:

@@ -403,13 +403,14 @@ def test_a_launcher_that_is_killed_leaves_nothing(tmp_path: Path, engine: str) -
 
 
 @pytest.fixture
-def ray_nodes(tmp_path: Path) -> Iterator[dict[str, str]]:
+def ray_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """Run a Ray cluster of two nodes; yield what the environment must say of it."""
     pytest.importorskip("ray", reason="ray is not installed here: pip install ray==2.60.0")
     from ray.cluster_utils import Cluster  # noqa: PLC0415  only where it is installed
 
     token = tmp_path / "token"
     token.write_text("a token of the test, of bytes enough")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # Of the nodes, which have no launcher.
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     try:
         cluster.add_node(num_cpus=2)
