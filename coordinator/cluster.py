@@ -23,7 +23,7 @@ from embery.coordinator.state import ClusterOptions, ClusterState, Move, Server,
 from embery.errors import DeadlineExceeded, EmberyError, InvalidArgument, Unavailable
 from embery.observability.logs import facts
 from embery.routing import SLOT_COUNT
-from embery.rpc.records import Progress, Routing, table_from_json
+from embery.rpc.records import Progress, Routing, ServerState, table_from_json
 from embery.rpc.server_client import ServerClient
 from embery.rpc.v1.server_pb2 import MoveSlotsReply
 from embery.table import require_same
@@ -65,6 +65,8 @@ class Cluster:
         # Decided and recorded, but not all servers know it yet, so workers may not.
         self._pending: Routing | None = None
         self._move_reason = ""
+        # What there was no move for: the version of the routing, and the servers.
+        self._at_rest: tuple[int, list[tuple[int, ServerState, bool]]] | None = None
         self._clients: dict[str, ServerClient] = {}
         # Serialises the creation of tables, over the calls to servers that it takes.
         self._creating = threading.Lock()
@@ -311,7 +313,15 @@ class Cluster:
                 return None
             if self._state.move is not None:
                 return self._state.move  # It could not be settled.
+            # Asked for ten times a second, and decided anew if something is new.
+            planned_for = (
+                self._state.routing.version,
+                [(s.number, s.state, s.draining) for s in self._state.servers.values()],
+            )
+            if planned_for == self._at_rest:
+                return None
             move, self._move_reason = plan_move(self._state)
+            self._at_rest = None if move is not None else planned_for
             if move is not None:
                 self._database.begin_move(move)
                 self._state = replace(self._state, move=move)
