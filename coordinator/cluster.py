@@ -17,15 +17,23 @@ import numpy as np
 
 from embery.coordinator.balance import drains_wanted, plan_move
 from embery.coordinator.database import Database
-from embery.coordinator.decisions import advance, expire, place, slowest
+from embery.coordinator.decisions import (
+    advance,
+    expire,
+    overdue,
+    place,
+    slowest,
+    with_holders,
+)
 from embery.coordinator.readings import Readings
 from embery.coordinator.state import ClusterOptions, ClusterState, Move, Server, Worker
 from embery.errors import DeadlineExceeded, EmberyError, InvalidArgument, Unavailable
 from embery.observability.logs import facts
 from embery.routing import SLOT_COUNT
-from embery.rpc.records import Progress, Routing, ServerState, table_from_json
+from embery.rpc.probing import has_ended
+from embery.rpc.records import NO_SERVER, Progress, Routing, ServerState, table_from_json
 from embery.rpc.server_client import ServerClient
-from embery.rpc.v1.server_pb2 import MoveSlotsReply
+from embery.rpc.v1.server_pb2 import CopySlotsReply
 from embery.table import require_same
 from embery.validation import require_int
 
@@ -86,8 +94,9 @@ class Cluster:
         move = self._state.move
         if move is None:
             return self._reason
+        what = "move" if move.hand_over else "are copied"
         return (
-            f"slots {move.begin} to {move.end - 1} move from server {move.source} to server "
+            f"slots {move.begin} to {move.end - 1} {what} from server {move.source} to server "
             f"{move.target}: {self._move_reason}"
         )
 
@@ -302,9 +311,12 @@ class Cluster:
             server = self._server_of(incarnation)
             if server is None or not server.draining or self._pending is not None:
                 return False
-            move = self._state.move
+            move, routing = self._state.move, self._state.routing
             is_under_way = move is not None and server.number in (move.source, move.target)
-            return not is_under_way and server.number not in self._state.routing.owners
+            staying = [s for s in self._state.servers.values() if s.state == "live" and not s.draining]
+            # Copies stay where there is nobody else to have them.
+            has_copies = len(staying) > 1 and server.number in routing.backups
+            return not (is_under_way or has_copies or server.number in routing.owners)
 
     def next_move(self) -> Move | None:
         """Decide on the next move and record it; None if slots lie well, or are on their way."""
@@ -320,35 +332,55 @@ class Cluster:
             )
             if planned_for == self._at_rest:
                 return None
-            move, self._move_reason = plan_move(self._state)
+            move, self._move_reason = plan_move(self._state, self.options)
             self._at_rest = None if move is not None else planned_for
             if move is not None:
                 self._database.begin_move(move)
                 self._state = replace(self._state, move=move)
             return move
 
-    def carry_out(self, move: Move) -> MoveSlotsReply:
-        """Let the source copy the slots; they are frozen there afterwards."""
+    def carry_out(self, move: Move) -> CopySlotsReply:
+        """Let the source copy the slots; the target follows them then, and may be their backup."""
         source, target = (self._state.servers[n] for n in (move.source, move.target))
-        return self._client(source.address).move_slots(
-            move.begin, move.end, target.address, move.version, timeout_s=MOVE_TIMEOUT_S
+        return self._client(source.address).copy_slots(
+            move.begin,
+            move.end,
+            target.info(),
+            move.version,
+            hand_over=move.hand_over,
+            timeout_s=MOVE_TIMEOUT_S,
         )
 
     def settle(self, move: Move, *, moved: bool) -> None:
-        """Decide whose the slots of a move are, for good, and tell everyone."""
+        """Decide whose the slots of a move are, for good, and tell everyone.
+
+        A no-op if that was decided already, as when one of its servers was lost.
+        """
         with self._changed:
-            present = self._state.routing
+            if self._state.move != move:
+                return
+            present = self._pending or self._state.routing
             version = present.version + 1
-            owners, changed_at = present.owners.copy(), present.changed_at.copy()
-            if moved:
+            owners, backups = present.owners.copy(), present.backups.copy()
+            changed_at = present.changed_at.copy()
+            if moved and move.hand_over:
                 owners[move.begin : move.end] = move.target
+                # Who had them keeps a copy: it has all that happened until now.
+                copies = self.options.replicas > 1
+                backups[move.begin : move.end] = move.source if copies else NO_SERVER
                 changed_at[move.begin : move.end] = version
-            owning = {int(n): self._state.servers[int(n)].info() for n in np.unique(owners)}
-            routing = Routing(version, owners, changed_at, owning)
-            self._database.set_routing(routing)
-            self._state = replace(self._state, move=None)
-            self._pending = routing
+            elif moved:
+                backups[move.begin : move.end] = move.target
+            routing = self._decide(Routing(version, owners, backups, changed_at))
         self._tell(routing)
+
+    def _decide(self, routing: Routing) -> Routing:
+        """Record a routing, which ends any move; called under the lock. It is yet to be told."""
+        routing = with_holders(self._state, routing)
+        self._database.set_routing(routing)
+        self._state = replace(self._state, move=None)
+        self._pending = routing
+        return routing
 
     def _want(self, servers: int) -> None:
         self._database.set_wanted(servers)
@@ -373,6 +405,7 @@ class Cluster:
             self._changed.notify_all()
 
     def _tick(self, now_s: float) -> None:
+        self._probe(now_s)
         with self._changed:
             lost, reason = expire(now_s, self._state, self.options)
             for member in lost:
@@ -380,16 +413,37 @@ class Cluster:
                 log.warning("%s", reason)
                 self._changed.notify_all()
             self.readings.revoke(now_s, self._state.workers, self.options)
-            routing, reason = place(now_s, self._state, self.options)
-            if routing is not None and self._pending is None:
-                self._database.set_routing(routing)
-                self._pending = routing
+            # A routing that not all know yet is what the next one is made of.
+            present = replace(self._state, routing=self._pending or self._state.routing)
+            routing, reason = place(now_s, present, self.options)
+            move = self._state.move
+            if routing is None and move is not None and self._is_hopeless(move):
+                version = present.routing.version + 1
+                routing = replace(present.routing, version=version)
+            if routing is not None:
+                self._decide(routing)
             if reason != self._reason:
                 log.info("%s", reason)
             self._reason = reason
             pending = self._pending
         if pending is not None:
             self._tell(pending)
+
+    def _is_hopeless(self, move: Move) -> bool:
+        """Return whether a server of a move is lost: nobody else would end it soon."""
+        return any(self._state.servers[n].state != "live" for n in (move.source, move.target))
+
+    def _probe(self, now_s: float) -> None:
+        """Find out whether servers that are silent have ended: then nothing listens any more."""
+        for server in overdue(now_s, self._state, self.options):
+            if not has_ended(server.address):
+                continue
+            with self._changed:
+                member = self._state.servers[server.number]
+                if member.heard_s == server.heard_s and member.state == server.state:
+                    self._put(replace(member, state="lost"))
+                    log.warning("server %d has ended: nothing listens at %s", server.number,
+                                server.address)  # fmt: skip
 
     def _tell(self, routing: Routing) -> None:
         """Tell the servers of a new routing, and then everyone; again later if one cannot be."""
@@ -398,7 +452,11 @@ class Cluster:
                 return  # Another thread has told it, and perhaps newer ones since.
             # Also those that own nothing (any more): they let go of what they had.
             present = {n: s.info() for n, s in self._state.servers.items() if s.state == "live"}
+            absent = {n for n, s in self._state.servers.items() if s.state in ("lost", "left")}
             for server in {**present, **routing.servers}.values():
+                # Who is lost hears of it when it is there again.
+                if server.number in absent:
+                    continue
                 try:
                     self._client(server.address).set_routing(routing, timeout_s=SERVER_TIMEOUT_S)
                 except EmberyError as error:

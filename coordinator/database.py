@@ -1,6 +1,6 @@
 """What outlives the coordinator: a SQLite file, each change of it durable before it is told.
 
-Format 3. A file of another format, or one that another coordinator has open, is refused.
+Format 4. A file of another format, or one that another coordinator has open, is refused.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from embery.coordinator.state import ClusterState, Move, Piece, Reading, Server,
 from embery.errors import Internal, InvalidArgument, ResourceExhausted, Unavailable
 from embery.rpc.records import Routing
 
-FORMAT = 3
+FORMAT = 4
 SECRET_BYTES = 32
 SERVER_NUMBER_MAX = 2**16 - 1
 IN_MEMORY = ":memory:"
@@ -34,7 +35,7 @@ CREATE TABLE tables (
     ordinal INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, definition TEXT NOT NULL);
 CREATE TABLE moves (
     slot_begin INTEGER NOT NULL, slot_end INTEGER NOT NULL, source INTEGER NOT NULL,
-    target INTEGER NOT NULL, version INTEGER NOT NULL);
+    target INTEGER NOT NULL, version INTEGER NOT NULL, hand_over INTEGER NOT NULL);
 CREATE TABLE wanted (servers INTEGER NOT NULL);
 CREATE TABLE readings (
     ordinal INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, plan TEXT NOT NULL,
@@ -43,7 +44,9 @@ CREATE TABLE pieces (
     reading TEXT NOT NULL, number INTEGER NOT NULL, done INTEGER NOT NULL,
     finished INTEGER NOT NULL, token INTEGER NOT NULL, holder INTEGER, failures INTEGER NOT NULL,
     PRIMARY KEY (reading, number)) WITHOUT ROWID;
-CREATE TABLE routing (version INTEGER PRIMARY KEY, owners BLOB NOT NULL, changed_at BLOB NOT NULL);
+CREATE TABLE routing (
+    version INTEGER PRIMARY KEY, owners BLOB NOT NULL, backups BLOB NOT NULL,
+    changed_at BLOB NOT NULL);
 """
 
 
@@ -138,14 +141,16 @@ class Database:
         tables = dict(rows("SELECT name, definition FROM tables ORDER BY ordinal").fetchall())
         routing = Routing.unplaced({})
         latest = rows(
-            "SELECT version, owners, changed_at FROM routing ORDER BY version DESC LIMIT 1"
+            "SELECT version, owners, backups, changed_at FROM routing ORDER BY version DESC LIMIT 1"
         ).fetchone()
         if latest is not None:
             owners = np.frombuffer(latest[1], "<u2").astype(np.uint16)
-            changed_at = np.frombuffer(latest[2], "<u8").astype(np.uint64)
-            owning = {int(n): servers[int(n)].info() for n in np.unique(owners)}
-            routing = Routing(latest[0], owners, changed_at, owning)
-        move = rows("SELECT slot_begin, slot_end, source, target, version FROM moves").fetchone()
+            backups = np.frombuffer(latest[2], "<u2").astype(np.uint16)
+            changed_at = np.frombuffer(latest[3], "<u8").astype(np.uint64)
+            routing = Routing(latest[0], owners, backups, changed_at)
+            holders = {n: servers[n].info() for n in sorted(routing.holders())}
+            routing = replace(routing, servers=holders)
+        move = rows("SELECT slot_begin, slot_end, source, target, version, hand_over FROM moves").fetchone()
         wanted = rows("SELECT servers FROM wanted").fetchone()
         return ClusterState(
             cluster_id,
@@ -154,7 +159,7 @@ class Database:
             servers,
             workers,
             tables,
-            None if move is None else Move(*move),
+            None if move is None else Move(*move[:5], hand_over=bool(move[5])),
             0 if wanted is None else wanted[0],
         )
 
@@ -197,8 +202,15 @@ class Database:
         with self._transaction():
             self._connection.execute("DELETE FROM moves")
             self._connection.execute(
-                "INSERT INTO moves VALUES (?, ?, ?, ?, ?)",
-                (move.begin, move.end, move.source, move.target, move.version),
+                "INSERT INTO moves VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    move.begin,
+                    move.end,
+                    move.source,
+                    move.target,
+                    move.version,
+                    move.hand_over,
+                ),
             )
 
     def add_worker(self, incarnation: str, rank: int, world_size: int) -> int:
@@ -234,10 +246,11 @@ class Database:
             self._connection.execute("DELETE FROM moves")
             self._connection.execute("DELETE FROM routing")
             self._connection.execute(
-                "INSERT INTO routing VALUES (?, ?, ?)",
+                "INSERT INTO routing VALUES (?, ?, ?, ?)",
                 (
                     routing.version,
                     routing.owners.astype("<u2").tobytes(),
+                    routing.backups.astype("<u2").tobytes(),
                     routing.changed_at.astype("<u8").tobytes(),
                 ),
             )

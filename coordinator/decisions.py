@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from embery.coordinator.state import ClusterOptions, ClusterState, Server, Worker
 from embery.routing import SLOT_COUNT
-from embery.rpc.records import Progress, Routing
+from embery.rpc.records import NO_SERVER, Progress, Routing
 
 # What a worker did so long ago counts a third in its samples a second.
 RATE_SECONDS = 2.0
+# So many heartbeats a server may be late before it is looked for.
+OVERDUE_HEARTBEATS = 2
 # So many times its lease a member has to find a coordinator that was started again.
 GRACE_LEASES = 5
 
@@ -30,32 +32,63 @@ def contiguous_owners(servers: Sequence[int]) -> NDArray[np.uint16]:
 
 
 def place(now_s: float, state: ClusterState, options: ClusterOptions) -> tuple[Routing | None, str]:
-    """Decide who owns which slot; None leaves it as it is.
+    """Decide who owns which slot and who has a copy of it; None leaves it as it is.
 
-    Slots are placed once, when all expected servers are live. What a lost server held cannot be
-    given to another, which has no copy of it.
+    Slots are placed when all expected servers are live; with copies, on the next server each. What
+    a lost server held goes to those that have a copy; of what nobody has, it waits for the server.
     """
     live = [number for number, server in state.servers.items() if server.state == "live"]
     if state.routing.version:
-        owners = set(state.routing.servers)
-        lost = sorted(owners.difference(live))
-        if lost:
-            names = ", ".join(f"{n} ({state.servers[n].state})" for n in lost)
-            return None, f"slots of servers that cannot be reached wait for them: {names}"
-        spare = sorted(set(live) - owners)
-        more = f"; servers {spare} came later and own none" if spare else ""
-        return None, f"slots are on {len(owners)} servers{more}"
+        return _replace_lost(live, state)
     if len(live) < options.expect_servers:
         return None, f"waiting for {len(live)} of {options.expect_servers} servers"
     chosen = sorted(live)[: options.expect_servers]
-    version = state.routing.version + 1
+    owners = contiguous_owners(chosen)
+    backups = np.full(SLOT_COUNT, NO_SERVER, np.uint16)
+    if options.replicas > 1 and len(chosen) > 1:
+        following = np.array(chosen[1:] + chosen[:1], np.uint16)
+        backups = following[np.searchsorted(chosen, owners)]
     routing = Routing(
-        version=version,
-        owners=contiguous_owners(chosen),
-        changed_at=np.full(SLOT_COUNT, version, np.uint64),
+        version=1,
+        owners=owners,
+        backups=backups,
+        changed_at=np.full(SLOT_COUNT, 1, np.uint64),
         servers={number: state.servers[number].info() for number in chosen},
     )
     return routing, f"all {options.expect_servers} servers are live: slots placed on {chosen}"
+
+
+def _replace_lost(live: list[int], state: ClusterState) -> tuple[Routing | None, str]:
+    """Decide what becomes of slots and copies of servers that are lost."""
+    routing = state.routing
+    gone = sorted(n for n in routing.holders().difference(live) if state.servers[n].state != "joining")
+    names = ", ".join(f"{n} ({state.servers[n].state})" for n in gone)
+    orphaned = np.isin(routing.owners, gone)
+    saved = orphaned & np.isin(routing.backups, live)
+    bereft = np.isin(routing.backups, gone)
+    if saved.any() or bereft.any():
+        version = routing.version + 1
+        owners = np.where(saved, routing.backups, routing.owners)
+        backups = np.where(saved | bereft, NO_SERVER, routing.backups).astype(np.uint16)
+        changed_at = np.where(saved, np.uint64(version), routing.changed_at)
+        return with_holders(state, Routing(version, owners, backups, changed_at)), (
+            f"servers that cannot be reached are replaced: {names}; {int(saved.sum())} slots go to "
+            f"their copies, {int(bereft.sum())} have none for now"
+        )
+    missing = sorted(set(np.unique(routing.owners).tolist()).difference(live))
+    if missing:
+        names = ", ".join(f"{n} ({state.servers[n].state})" for n in missing)
+        return None, f"slots of servers that cannot be reached wait for them: {names}"
+    owning = set(np.unique(routing.owners).tolist())
+    spare = sorted(set(live) - owning)
+    more = f"; servers {spare} came later and own none" if spare else ""
+    return None, f"slots are on {len(owning)} servers{more}"
+
+
+def with_holders(state: ClusterState, routing: Routing) -> Routing:
+    """Return a routing with the servers that it is about, as they are now."""
+    servers = {number: state.servers[number].info() for number in sorted(routing.holders())}
+    return replace(routing, servers=servers)
 
 
 def expire(
@@ -71,6 +104,14 @@ def expire(
         f"server {m.number}" if isinstance(m, Server) else f"worker {m.rank}" for m in lost
     )
     return lost, f"not heard of for {options.lease_s:g} s: {names}" if lost else "all were heard of"
+
+
+def overdue(now_s: float, state: ClusterState, options: ClusterOptions) -> list[Server]:
+    """Return servers that should have been heard of, and may have ended."""
+    silent_s = OVERDUE_HEARTBEATS * options.heartbeat_s
+    return [
+        s for s in state.servers.values() if s.state == "live" and now_s - s.heard_s > silent_s
+    ]
 
 
 def advance(now_s: float, worker: Worker, progress: Progress) -> Worker:

@@ -72,7 +72,8 @@ class Mover:
         self._cluster.settle(move, moved=True)
         self._retry_s = RETRY_S
         log.info(
-            "slots have moved: %d rows, %.1f MB, frozen for %.1f ms",
+            "slots %s: %d rows, %.1f MB, frozen for %.1f ms",
+            "have moved" if move.hand_over else "have a copy",
             outcome.rows, outcome.bytes / 1e6, outcome.frozen_seconds * 1e3, extra=what,
         )  # fmt: skip
         return 0.0

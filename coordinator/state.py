@@ -9,6 +9,7 @@ from embery.rpc.records import Progress, ReadingState, Routing, ServerInfo, Serv
 from embery.validation import require_int, require_range
 
 SERVERS_MAX = 1024
+REPLICAS_MAX = 2
 # "registered": no heartbeat came yet; only a worker that sends them can be missed.
 WorkerState = Literal["registered", "live", "lost", "left"]
 
@@ -21,17 +22,20 @@ class ClusterOptions:
         expect_servers: slots are placed when so many servers are live.
         heartbeat_s: how often a member says that it is there.
         lease_s: a member not heard of for so long is lost.
+        replicas: servers that have each slot: with 2, a killed one takes nothing along.
     """
 
     expect_servers: int = 1
     heartbeat_s: float = 0.5
     lease_s: float = 2.0
+    replicas: int = 1
 
     def validate(self) -> None:
         """Raise `InvalidArgument` naming the first option that is wrong."""
         require_int("--expect-ps", self.expect_servers, low=1, high=SERVERS_MAX)
         require_range("--heartbeat", self.heartbeat_s, low=0.01, high=60)
         require_range("--lease", self.lease_s, low=2 * self.heartbeat_s, high=3600)
+        require_int("--replicas", self.replicas, low=1, high=REPLICAS_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +140,10 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Slots [begin, end) that are on their way to another server.
+    """Slots [begin, end) of which another server gets a copy, or, at `hand_over`, which become its.
 
-    `version` is that of the routing before. With the next version the move is over: they belong to
-    the target then, or, if it failed, still to the source.
+    `version` is that of the routing before. With the next version the move is over: the target has
+    what it was to have, or, if the move failed, nothing has changed.
     """
 
     begin: int
@@ -147,13 +151,14 @@ class Move:
     source: int
     target: int
     version: int
+    hand_over: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterState:
     """All of it. Never changed, only replaced, so that a reader needs no lock.
 
-    `routing.servers` are those that own slots. `tables` are definitions as JSON by name.
+    `routing.servers` are those that own slots or have copies. `tables` are definitions as JSON by name.
     `wanted_servers` is how many shall be there; 0 where nobody has said so.
     """
 

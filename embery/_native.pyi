@@ -89,28 +89,14 @@ class Store:
     def export_state(self, table: int) -> dict[str, Any]: ...
     def import_state(self, table: int, state: dict[str, Any]) -> None: ...
     def clear_table(self, table: int) -> None: ...
-    # Slots that move lie in one group of 64, as [slot_begin, slot_end).
-    def export_changes(
-        self, table: int, slot_begin: int, slot_end: int, since: NDArray[np.uint64] | None
-    ) -> dict[str, NDArray[Any]]:
-        """Return what changed after `since`, or all rows; "horizon" is the next `since`."""
+    def check_slots(
+        self, table: int, slot_begin: int, slot_end: int, copies: bool
+    ) -> tuple[int, int]:
+        """Return the number of rows in slots of one group, and a checksum of keys and LSNs.
 
-    def import_changes(
-        self, table: int, slot_begin: int, slot_end: int, changes: dict[str, NDArray[Any]]
-    ) -> None: ...
-    def export_slots(
-        self, table: int, slot_begin: int, slot_end: int, counters: bool
-    ) -> dict[str, Any]:
-        """Return what moves beside rows; the counters of the whole group, or zeros."""
-
-    def merge_slots(
-        self, table: int, slot_begin: int, slot_end: int, state: dict[str, Any]
-    ) -> None: ...
-    def drop_slots(self, table: int, slot_begin: int, slot_end: int, counters: bool) -> None:
-        """Forget slots that have moved, without tombstones."""
-
-    def check_slots(self, table: int, slot_begin: int, slot_end: int) -> tuple[int, int]:
-        """Return the number of rows, and a checksum of their keys and LSNs."""
+        Args:
+            copies: count those that are kept for another server instead of this store's own.
+        """
 
 class Server:
     """Serves a store to clients. Thread-safe.
@@ -151,24 +137,59 @@ class Server:
         """Serve the store's table of that id under its salt."""
 
     def set_routing(
-        self, version: int, owners: NDArray[np.uint16], changed_at: NDArray[np.uint64]
+        self,
+        version: int,
+        owners: NDArray[np.uint16],
+        backups: NDArray[np.uint16],
+        changed_at: NDArray[np.uint64],
     ) -> None:
-        """Set the owner of each slot (4096,), and the version in which that last changed (4096,).
+        """Set owner and backup of each slot (4096,), and when the owner last changed (4096,).
 
-        A version older than the present one is ignored. On return nothing is under way by the
-        routing before.
+        Slots that are not this server's any more are forgotten, or kept as copies if it is their
+        backup; copies become its slots. A version older than the present one is ignored. On return
+        nothing is under way by the routing before.
         """
 
     def freeze_slots(self, slot_begin: int, slot_end: int) -> None:
         """Refuse changes of slots until a newer routing comes; on return none are under way."""
 
-    def export_applied(self, slot_begin: int, slot_end: int) -> NDArray[np.uint64]:
-        """Return which pushes were applied: (n, 4) of client, slot, highest sequence, window."""
+    def copy_slots(
+        self, target: int, slot_begin: int, slot_end: int, timeout_s: float
+    ) -> tuple[int, int]:
+        """Let another server follow slots; return rows and bytes once it has all of them.
 
-    def import_applied(self, slot_begin: int, slot_end: int, entries: NDArray[np.uint64]) -> None:
-        """Take over slots that have moved here, with what the server before knows of them."""
+        Somebody else must carry the frames meanwhile, by `next_copy_frame`.
 
-    def drop_applied(self, slot_begin: int, slot_end: int) -> None: ...
+        Raises:
+            Unavailable: a newer routing has ended that.
+        """
+
+    def flush_copies(self, timeout_s: float) -> None:
+        """Wait until all followers have all that happened before the call."""
+
+    def next_copy_frame(self, target: int, timeout_s: float) -> tuple[int, bytes] | None:
+        """Return the number and body of what to tell a follower next; the same until acknowledged.
+
+        The body is empty if there is nothing to tell for `timeout_s`; None if the target does not
+        follow for so long, or the server was stopped.
+        """
+
+    def acknowledge_copy(self, target: int, frame: int) -> None: ...
+    def refuse_copy(self, target: int) -> None:
+        """Note that the target knows of a routing by which the slots are not this server's."""
+
+    def copy_lag(self) -> dict[int, dict[str, int]]:
+        """Return by follower: slots, complete_slots, and the frames and bytes that wait."""
+
+    def copied_slots(self) -> NDArray[np.uint16]:
+        """Return the slots of other servers of which this one has copies, ascending."""
+
+    def evict(self, table: int, now_s: int) -> int:
+        """Apply a table's eviction policy; return how many rows went."""
+
+    def note_change(self) -> None:
+        """Let followers be told of rows that were changed otherwise than by requests."""
+
     def handle(self, frame: bytes) -> bytes:
         """Answer a frame that another channel carried, which has authenticated its sender.
 
@@ -307,6 +328,9 @@ class Client:
         Every server counts a step of each table, keys or not. With `world` > 1 it is one of the
         pushes of a round, which are applied as one, in rank order, when all are in.
         """
+
+    def send_copy(self, server: int, frame: bytes, timeout_s: float) -> int:
+        """Send the body of a frame of copies; return whether slots of it were refused."""
 
     def stats(self) -> dict[str, int]: ...
 

@@ -26,7 +26,7 @@ from embery.row_store import PullMode, RowStore, require_restorable, require_thr
 from embery.rpc.client import CoordinatorClient
 from embery.rpc.credentials import Credentials
 from embery.rpc.membership import Membership
-from embery.rpc.records import Routing, table_from_json
+from embery.rpc.records import NO_SERVER, Routing, table_from_json
 from embery.rpc.server_client import ServerClient
 from embery.rpc.transports import TRANSPORT_VARIABLE, TRANSPORTS, connect
 from embery.store import F32, U64
@@ -41,6 +41,10 @@ FREEZE_SECONDS = 3600.0
 # server may be the one that is behind. So long it waits where the coordinator is away.
 ROUTING_WAIT_S = 1.0
 ROUTING_RETRY_S = 0.1
+# Where slots have copies, a server that does not answer for so long is asked again, or its
+# successor; and a successor is waited for so long at a time.
+ATTEMPT_S = 5.0
+TAKEOVER_WAIT_S = 0.5
 # So often a slot may move while a row of it is asked for.
 MOVES_MAX = 8
 
@@ -81,6 +85,7 @@ class ClusterStore(RowStore):
         self._sequence = itertools.count(1)
         self._rank, self._world, self._rounds = 0, 1, itertools.count(1)
         self._routing_version = 0
+        self._has_copies = False
         self._round_lock = threading.Lock()
         try:
             membership = Membership(self._coordinator, Place.of(os.environ))
@@ -121,6 +126,7 @@ class ClusterStore(RowStore):
                     known.close()
             self._client.set_routing(routing.version, routing.owners)
             self._routing_version = routing.version
+            self._has_copies = bool((routing.backups != NO_SERVER).any())
             gone = {n: s for n, s in self._servers.items() if n not in routing.servers}
             self._servers = {n: s for n, s in self._servers.items() if n not in gone}
             for number, server in gone.items():
@@ -146,22 +152,29 @@ class ClusterStore(RowStore):
         """Call `attempt` with the seconds that are left until it returns 0: no key was refused.
 
         What was refused is tried again by a newer routing, what was cut off by a newer one or once
-        by the same. So the end of a server that gave its slots away is not noticed, nor that of a
-        coordinator that is started again in time.
+        by the same; where there are copies, again and again, for one of them will take over. So the
+        end of a server that gave its slots away is not noticed, nor that of a coordinator that is
+        started again in time.
         """
         deadline = time.monotonic() + self._timeout_s
         cut_off = False
         while (left_s := deadline - time.monotonic()) > 0:
             version = self._routing_version
+            has_copies = self._has_copies
             try:
-                if not attempt(left_s):
+                if not attempt(min(left_s, ATTEMPT_S) if has_copies else left_s):
                     return
-            except Unavailable:
+            except (Unavailable, DeadlineExceeded) as error:
+                if isinstance(error, DeadlineExceeded) and not has_copies:
+                    raise
                 with suppress(Unavailable, DeadlineExceeded):
                     self._present_servers()
-                if self._routing_version == version and cut_off:
+                if self._routing_version == version and cut_off and not has_copies:
                     raise
                 cut_off = self._routing_version == version
+                if has_copies and cut_off:
+                    with suppress(Unavailable, DeadlineExceeded):
+                        self._follow(self._coordinator.routing(version, TAKEOVER_WAIT_S))
                 continue
             self._await_routing(version, deadline)
         raise DeadlineExceeded(

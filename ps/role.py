@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from embery.errors import EmberyError, InvalidArgument, Unavailable
 from embery.observability.logs import facts
+from embery.ps.links import Links
 from embery.ps.service import DataPlane, ServerService
 from embery.ps.tables import ServedTables
 from embery.rpc.address import (
@@ -102,10 +103,14 @@ class ParameterServer:
         self.number = grant.number
         threads = options.threads or len(os.sched_getaffinity(0))
         self._tables = ServedTables(grant.number, grant.secret, threads)
+        self._links = Links(self._tables, options.credentials)
         self.data = self._listen(options)
         self._learn(grant)
         add_ServerServicer_to_server(  # type: ignore[no-untyped-call]
-            ServerService(grant.number, self._tables, self.data, grant.secret, options.credentials),
+            ServerService(
+                grant.number, self._tables, self._links, self.data, grant.secret,
+                options.credentials,
+            ),  # fmt: skip
             self._rpc.grpc,
         )
         self._heartbeat = Heartbeat(
@@ -167,6 +172,7 @@ class ParameterServer:
     def _stop(self) -> None:
         # Ends the calls that wait inside, which the service would otherwise wait for.
         self._tables.native.stop()
+        self._links.close()
         self._rpc.stop()
         self._coordinator.close()
 
@@ -208,6 +214,7 @@ class ParameterServer:
             self._tables.create(definition)
         if grant.routing.version:
             self._tables.follow(grant.routing)
+            self._links.follow(grant.routing)
 
     def _answered(self, beat: Beat) -> None:
         """Catch up with a coordinator that knows more than this server, or not this server."""

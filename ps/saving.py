@@ -82,6 +82,7 @@ class SavingService(ServerServicer):
     def ClearTable(self, request: s.TableName, context: Any) -> s.ImportReply:
         """Delete all rows."""
         self._tables.store.clear_table(self._tables.id_of(request.table))
+        self._tables.native.note_change()
         return s.ImportReply()
 
     @answering
@@ -97,6 +98,7 @@ class SavingService(ServerServicer):
         """Add rows."""
         table, columns = _named(request_iterator, "columns")
         self._tables.store.import_rows(self._tables.id_of(table), columns)
+        self._tables.native.note_change()
         return s.ImportReply()
 
     @answering
@@ -104,6 +106,7 @@ class SavingService(ServerServicer):
         """Take what a table holds beside its rows."""
         table, state = _named(request_iterator, "state")
         self._tables.store.import_state(self._tables.id_of(table), state)
+        self._tables.native.note_change()
         return s.ImportReply()
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from embery.errors import InvalidArgument
-from embery.ps.moving import Receiver, move_slots
+from embery.ps.copying import copy_slots, hand_over_slots
+from embery.ps.links import Links
 from embery.ps.saving import SavingService
 from embery.ps.tables import ServedTables, SlotRange
 from embery.rpc.credentials import Credentials
@@ -43,12 +44,13 @@ class ServerService(SavingService):
         self,
         number: int,
         tables: ServedTables,
+        links: Links,
         data: DataPlane,
         secret: bytes,
         credentials: Credentials,
     ) -> None:
         super().__init__(tables)
-        self._receiver = Receiver(tables)
+        self._links = links
         self._credentials = credentials
         self._number = number
         self._data = data
@@ -84,7 +86,10 @@ class ServerService(SavingService):
     @answering
     def SetRouting(self, request: s.SetRoutingRequest, context: Any) -> s.SetRoutingReply:
         """Serve by a routing."""
-        return s.SetRoutingReply(version=self._tables.follow(routing_from(request.routing)))
+        routing = routing_from(request.routing)
+        version = self._tables.follow(routing)
+        self._links.follow(routing)
+        return s.SetRoutingReply(version=version)
 
     @answering
     def TableStats(self, request: s.TableStatsRequest, context: Any) -> s.TableStatsReply:
@@ -109,22 +114,26 @@ class ServerService(SavingService):
         return s.DeletionsReply(rows=self._tables.deletions(request.table))
 
     @answering
-    def MoveSlots(self, request: s.MoveSlotsRequest, context: Any) -> s.MoveSlotsReply:
-        """Copy slots to another server and leave them frozen."""
+    def CopySlots(self, request: s.CopySlotsRequest, context: Any) -> s.CopySlotsReply:
+        """Let another server follow slots, and hand them over if that is wanted."""
         slots = SlotRange(request.slot_begin, request.slot_end)
-        with closing(ServerClient(request.target, self._credentials)) as target:
-            outcome = move_slots(self._tables, slots, request.routing_version, target)
-        return s.MoveSlotsReply(
-            rows=outcome.rows, bytes=outcome.bytes, frozen_seconds=outcome.frozen_s
+        to = request.target_number
+        version = request.routing_version
+        copied = copy_slots(
+            self._tables, self._links, slots, version, to, request.target
         )
+        frozen_s = 0.0
+        if request.hand_over:
+            with closing(ServerClient(request.target, self._credentials)) as target:
+                frozen_s = hand_over_slots(self._tables, slots, version, target)
+        return s.CopySlotsReply(rows=copied.rows, bytes=copied.bytes, frozen_seconds=frozen_s)
 
     @answering
-    def ReceiveSlots(
-        self, request_iterator: Iterator[s.Chunk], context: Any
-    ) -> s.ReceiveSlotsReply:
-        """Take in a part of slots that another server copies here."""
-        self._receiver.receive(chunk.data for chunk in request_iterator)
-        return s.ReceiveSlotsReply()
+    def CheckCopy(self, request: s.SlotRange, context: Any) -> s.CheckCopyReply:
+        """Count what there is of copies of slots."""
+        slots = SlotRange(request.slot_begin, request.slot_end)
+        rows, checksum = self._tables.check(request.table, slots, copies=True)
+        return s.CheckCopyReply(rows=rows, checksum=checksum)
 
     @answering
     def ConnectRdma(self, request: s.RdmaEnd, context: Any) -> s.RdmaEnd:

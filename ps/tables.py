@@ -7,11 +7,10 @@ from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embery import _native
 from embery.errors import InvalidArgument, TableNotFound, Unavailable
-from embery.routing import SLOT_COUNT, SLOTS_PER_GROUP
+from embery.routing import SLOT_COUNT
 from embery.row_store import inspect_row
 from embery.rpc.records import Routing, table_from_json
 from embery.table import Table, require_same
@@ -46,8 +45,6 @@ class ServedTables:
         self._number = number
         self._routing_version = 0
         self._owned = np.zeros(SLOT_COUNT, np.bool_)
-        # Slots that are received, with the version of the routing in which that began.
-        self._staged: dict[SlotRange, int] = {}
         # Held while it is settled where slots are: by a checkpoint, and by a move that has frozen
         # slots until the routing that follows it.
         self._settled = threading.Lock()
@@ -91,14 +88,11 @@ class ServedTables:
         """Serve by `routing` unless a newer one is in force; return the version in force."""
         with self._lock:
             if routing.version > self._routing_version:
-                owned = routing.owners == self._number
-                self.native.set_routing(routing.version, routing.owners, routing.changed_at)
-                self._drop(np.flatnonzero(self._owned & ~owned))
-                for slots in [s for s, since in self._staged.items() if since < routing.version]:
-                    del self._staged[slots]
-                    if not owned[slots.begin]:
-                        self._forget(slots, counters=False)
-                self._owned, self._routing_version = owned, routing.version
+                self.native.set_routing(
+                    routing.version, routing.owners, routing.backups, routing.changed_at
+                )
+                self._owned = routing.owners == self._number
+                self._routing_version = routing.version
                 if self._held_version is not None and self._held_version < routing.version:
                     self._held_version = None
                     self._settled.release()
@@ -122,29 +116,9 @@ class ServedTables:
                 raise Unavailable(f"routing {self._routing_version} has ended the move of {slots}")
             self.native.freeze_slots(slots.begin, slots.end)
 
-    def owns_no_other(self, slots: SlotRange) -> bool:
-        """Return whether nothing of the group of `slots` is left here when they have gone."""
-        group = slots.begin // SLOTS_PER_GROUP * SLOTS_PER_GROUP
-        owned = self._owned[group : group + SLOTS_PER_GROUP].copy()
-        owned[slots.begin - group : slots.end - group] = False
-        return not owned.any()
-
-    def stage(self, slots: SlotRange, version: int) -> None:
-        """Make room for slots that come; what is left of an earlier try is forgotten."""
-        with self._lock:
-            if self._owned[slots.begin : slots.end].any() or version < self._routing_version:
-                raise InvalidArgument(
-                    f"slots {slots} cannot come to server {self._number} in routing {version}: it "
-                    f"owns some of them, or knows routing {self._routing_version}"
-                )
-            self._forget(slots, counters=False)
-            self._staged[slots] = version
-
-    def require_staged(self, slots: SlotRange) -> None:
-        """Raise `Unavailable` unless slots are being received."""
-        with self._lock:
-            if slots not in self._staged:
-                raise Unavailable(f"slots {slots} are not expected; the move has to begin again")
+    def check(self, name: str, slots: SlotRange, *, copies: bool = False) -> tuple[int, int]:
+        """Return the number of rows in slots of a table, or in copies of them, and a checksum."""
+        return self.store.check_slots(self.id_of(name), *slots, copies)
 
     def hold_routing(self, version: int, wait_s: float) -> bool:
         """Keep checkpoints out until the routing after `version`; False if one does not end."""
@@ -175,22 +149,6 @@ class ServedTables:
         """Let slots move again."""
         self._settled.release()
 
-    def _drop(self, gone: NDArray[np.int64]) -> None:
-        """Forget slots that others own now."""
-        for group in np.unique(gone // SLOTS_PER_GROUP).tolist():
-            mine = gone[gone // SLOTS_PER_GROUP == group]
-            edges = np.flatnonzero(np.diff(mine) > 1) + 1
-            for run in np.split(mine, edges):
-                slots = SlotRange(int(run[0]), int(run[-1]) + 1)
-                last = self.owns_no_other(slots)
-                self._owned[slots.begin : slots.end] = False
-                self._forget(slots, counters=last)
-
-    def _forget(self, slots: SlotRange, *, counters: bool) -> None:
-        for table_id, _ in self._tables.values():
-            self.store.drop_slots(table_id, slots.begin, slots.end, counters)
-        self.native.drop_applied(slots.begin, slots.end)
-
     def _find(self, name: str) -> tuple[int, Table]:
         try:
             return self._tables[name]
@@ -216,7 +174,7 @@ class ServedTables:
         table_id, _ = self._find(name)
         with self._lock:
             if request_id not in self._evictions:
-                self._evictions[request_id] = self.store.evict(table_id, now_s)
+                self._evictions[request_id] = self.native.evict(table_id, now_s)
                 if len(self._evictions) > EVICTIONS_REMEMBERED:
                     self._evictions.popitem(last=False)
             return self._evictions[request_id]

@@ -321,6 +321,19 @@ void BindClient(py::module_& module) {
       .def("push", &Push, py::arg("salts"), py::arg("dims"), py::arg("keys"), py::arg("grads"),
            py::kw_only(), py::arg("sequence"), py::arg("round"), py::arg("rank"), py::arg("world"),
            py::arg("now_s"), py::arg("timeout_s"), py::arg("refused") = py::none())
+      .def(
+          "send_copy",
+          [](Client& client, uint16_t server, const py::bytes& frame, double timeout_s) {
+            const auto text = frame.cast<std::string_view>();
+            const Deadline deadline = DeadlineAfter(timeout_s);
+            const Result<uint32_t> refused = [&] {
+              const py::gil_scoped_release release;
+              return client.SendCopy(server, std::as_bytes(std::span<const char>(text)), deadline);
+            }();
+            ThrowIfError(refused.status());
+            return refused.value();
+          },
+          py::arg("server"), py::arg("frame"), py::arg("timeout_s"))
       .def("stats", [](Client& client) {
         const Client::Stats stats = [&] {
           const py::gil_scoped_release release;

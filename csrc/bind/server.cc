@@ -9,6 +9,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -78,13 +79,14 @@ py::bytes AcceptRdma(Server& server, const py::bytes& address) {
 }
 
 void SetServerRouting(Server& server, uint64_t version, const py::array& owners,
-                      const py::array& changed_at) {
+                      const py::array& backups, const py::array& changed_at) {
   const auto owners_view = View<uint16_t>(owners, "owners");
+  const auto backups_view = View<uint16_t>(backups, "backups");
   const auto changed_view = View<uint64_t>(changed_at, "changed_at");
   Status status;
   {
     const py::gil_scoped_release release;
-    status = server.service().SetRouting(version, owners_view, changed_view);
+    status = server.service().SetRouting(version, owners_view, backups_view, changed_view);
   }
   ThrowIfError(status);
 }
@@ -113,26 +115,100 @@ void RequireSlots(uint32_t begin, uint32_t end) {
                                        std::to_string(begin) + ", " + std::to_string(end) + ")"));
 }
 
-// Rows of client, slot, highest sequence and window.
-py::array ExportApplied(Server& server, uint32_t slot_begin, uint32_t slot_end) {
-  RequireSlots(slot_begin, slot_end);
-  std::vector<uint64_t> values;
-  for (const auto& e : server.service().applied().Export(slot_begin, slot_end)) {
-    values.insert(values.end(), {e.client, e.slot, e.highest, e.applied});
-  }
-  const auto count = static_cast<py::ssize_t>(values.size() / 4);
-  return ToArray(std::move(values), {count, 4});
+// ---- copies on other servers --------------------------------------------------------------------
+
+Deadline DeadlineAfter(double timeout_s) {
+  return std::chrono::steady_clock::now() +
+         std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+             std::chrono::duration<double>(timeout_s));
 }
 
-void ImportApplied(Server& server, uint32_t slot_begin, uint32_t slot_end,
-                   const py::array& entries) {
+py::tuple CopySlots(Server& server, ServerNumber target, uint32_t slot_begin, uint32_t slot_end,
+                    double timeout_s) {
   RequireSlots(slot_begin, slot_end);
-  const auto* values = ArrayData<uint64_t>(entries, "entries");
-  std::vector<AppliedPushes::Entry> parsed;
-  for (py::ssize_t i = 0; i + 4 <= entries.size(); i += 4, values += 4) {
-    parsed.push_back({values[0], values[1], values[2], values[3]});
+  const Result<Followers::Copied> copied = [&] {
+    const py::gil_scoped_release release;
+    return server.service().followers().Copy(target, slot_begin, slot_end, DeadlineAfter(timeout_s));
+  }();
+  ThrowIfError(copied.status());
+  return py::make_tuple(copied.value().rows, copied.value().bytes);
+}
+
+void FlushCopies(Server& server, double timeout_s) {
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = server.service().followers().FlushAll(DeadlineAfter(timeout_s));
   }
-  ThrowIfError(server.service().applied().Import(slot_begin, slot_end, parsed));
+  ThrowIfError(status);
+}
+
+// (number, body), the body empty if there is nothing to tell; None if the target does not follow.
+py::object NextCopyFrame(Server& server, ServerNumber target, double timeout_s) {
+  const std::optional<Followers::Frame> frame = [&] {
+    const py::gil_scoped_release release;
+    return server.service().followers().Next(target, DeadlineAfter(timeout_s));
+  }();
+  if (!frame.has_value()) return py::none();
+  return py::make_tuple(frame->number,
+                        py::bytes(reinterpret_cast<const char*>(frame->body.data()),
+                                  frame->body.size()));
+}
+
+py::dict CopyLag(Server& server) {
+  py::dict result;
+  for (const ServerNumber target : server.service().followers().targets()) {
+    const Followers::Lag lag = server.service().followers().LagOf(target);
+    py::dict of_target;
+    of_target["slots"] = lag.slots;
+    of_target["complete_slots"] = lag.complete_slots;
+    of_target["frames"] = lag.frames;
+    of_target["bytes"] = lag.bytes;
+    result[py::int_(target)] = of_target;
+  }
+  return result;
+}
+
+py::array CopiedSlots(Server& server) {
+  std::vector<uint16_t> slots;
+  server.service().copies().slots().ForEach(
+      [&](uint32_t slot) { slots.push_back(static_cast<uint16_t>(slot)); });
+  return ToArray(std::move(slots));
+}
+
+void BindCopies(py::class_<Server>& bound) {
+  bound
+      .def("copy_slots", &CopySlots, py::arg("target"), py::arg("slot_begin"),
+           py::arg("slot_end"), py::arg("timeout_s"))
+      .def("flush_copies", &FlushCopies, py::arg("timeout_s"))
+      .def("next_copy_frame", &NextCopyFrame, py::arg("target"), py::arg("timeout_s"))
+      .def(
+          "acknowledge_copy",
+          [](Server& server, ServerNumber target, uint64_t frame) {
+            const py::gil_scoped_release release;
+            server.service().followers().Acknowledge(target, frame);
+          },
+          py::arg("target"), py::arg("frame"))
+      .def(
+          "refuse_copy",
+          [](Server& server, ServerNumber target) {
+            const py::gil_scoped_release release;
+            server.service().followers().Refused(target);
+          },
+          py::arg("target"))
+      .def("copy_lag", &CopyLag)
+      .def("copied_slots", &CopiedSlots)
+      .def(
+          "evict",
+          [](Server& server, TableId table, uint32_t now_s) {
+            const py::gil_scoped_release release;
+            return server.service().Evict(table, now_s);
+          },
+          py::arg("table"), py::arg("now_s"))
+      .def("note_change", [](Server& server) {
+        const py::gil_scoped_release release;
+        server.service().NoteChange();
+      });
 }
 
 struct TrafficField {
@@ -197,7 +273,8 @@ py::dict ServerTimes(Server& server) {
 }  // namespace
 
 void BindServer(py::module_& module) {
-  py::class_<Server>(module, "Server", "Serves a store to clients. Thread-safe.")
+  py::class_<Server> bound(module, "Server", "Serves a store to clients. Thread-safe.");
+  bound
       .def(py::init(&MakeServer), py::arg("store"), py::kw_only(), py::arg("server"),
            py::arg("secret"), py::arg("threads"), py::keep_alive<1, 2>())
       .def("listen_tcp", &ListenTcp, py::arg("host"), py::arg("port"))
@@ -216,7 +293,7 @@ void BindServer(py::module_& module) {
           },
           py::arg("salt"), py::arg("table"))
       .def("set_routing", &SetServerRouting, py::arg("version"), py::arg("owners"),
-           py::arg("changed_at"))
+           py::arg("backups"), py::arg("changed_at"))
       .def(
           "freeze_slots",
           [](Server& server, uint32_t slot_begin, uint32_t slot_end) {
@@ -225,21 +302,12 @@ void BindServer(py::module_& module) {
             server.service().FreezeSlots(slot_begin, slot_end);
           },
           py::arg("slot_begin"), py::arg("slot_end"))
-      .def("export_applied", &ExportApplied, py::arg("slot_begin"), py::arg("slot_end"))
-      .def("import_applied", &ImportApplied, py::arg("slot_begin"), py::arg("slot_end"),
-           py::arg("entries"))
-      .def(
-          "drop_applied",
-          [](Server& server, uint32_t slot_begin, uint32_t slot_end) {
-            RequireSlots(slot_begin, slot_end);
-            server.service().applied().Drop(slot_begin, slot_end);
-          },
-          py::arg("slot_begin"), py::arg("slot_end"))
       .def("handle", &HandleFrame, py::arg("frame"))
       .def("stats", &ServerStats)
       .def("traffic", &ServerTraffic)
       .def("times", &ServerTimes)
       .def("stop", &Server::Stop, py::call_guard<py::gil_scoped_release>());
+  BindCopies(bound);
 }
 
 }  // namespace embery

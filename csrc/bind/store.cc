@@ -21,10 +21,6 @@ namespace py = pybind11;
 namespace embery {
 namespace {
 
-SlotGroup::GroupCounters CountersIf(bool wanted) {
-  return wanted ? SlotGroup::GroupCounters::kMove : SlotGroup::GroupCounters::kStay;
-}
-
 using Arrays = std::vector<py::array>;
 
 std::unique_ptr<Store> MakeStore(int threads, const std::string& simd) {
@@ -72,7 +68,7 @@ void Pull(Store& store, const std::vector<TableId>& tables, const Arrays& keys, 
   Status status;
   {
     const py::gil_scoped_release release;
-    status = store.Pull(requests, pull_mode, now_s);
+    status = store.Pull(requests, pull_mode, now_s).status();
   }
   ThrowIfError(status);
 }
@@ -91,7 +87,7 @@ void Peek(Store& store, const std::vector<TableId>& tables, const Arrays& keys, 
   Status status;
   {
     const py::gil_scoped_release release;
-    status = store.Pull(requests, PullMode::kPeek, now_s);
+    status = store.Pull(requests, PullMode::kPeek, now_s).status();
   }
   ThrowIfError(status);
 }
@@ -199,52 +195,16 @@ void BindRows(py::class_<Store>& bound) {
           py::arg("table"), py::arg("state"))
       .def(
           "clear_table", [](Store& store, TableId id) { GetTable(store, id).Clear(); },
-          py::arg("table"));
-}
-
-// What slots take with them to another server.
-void BindMoves(py::class_<Store>& bound) {
-  bound
-      .def(
-          "export_changes",
-          [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end,
-             const py::object& since) {
-            return ExportChanges(GetTable(store, id), {slot_begin, slot_end}, since);
-          },
-          py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"), py::arg("since"))
-      .def(
-          "import_changes",
-          [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end,
-             const py::dict& changes) {
-            ImportChanges(GetTable(store, id), {slot_begin, slot_end}, changes);
-          },
-          py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"), py::arg("changes"))
-      .def(
-          "export_slots",
-          [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end, bool counters) {
-            return ExportSlots(GetTable(store, id), {slot_begin, slot_end}, CountersIf(counters));
-          },
-          py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"), py::arg("counters"))
-      .def(
-          "merge_slots",
-          [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end,
-             const py::dict& state) {
-            MergeSlots(GetTable(store, id), {slot_begin, slot_end}, state);
-          },
-          py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"), py::arg("state"))
-      .def(
-          "drop_slots",
-          [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end, bool counters) {
-            DropSlots(GetTable(store, id), {slot_begin, slot_end}, CountersIf(counters));
-          },
-          py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"), py::arg("counters"))
+          py::arg("table"))
       .def(
           "check_slots",
-          [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end) {
-            return CheckSlots(GetTable(store, id), {slot_begin, slot_end});
+          [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end, bool copies) {
+            return CheckSlots(GetTable(store, id), {slot_begin, slot_end},
+                              copies ? WhichRows::kCopied : WhichRows::kOwn);
           },
-          py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"));
+          py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"), py::arg("copies"));
 }
+
 
 }  // namespace
 
@@ -282,7 +242,6 @@ void BindStore(py::module_& module) {
           },
           py::arg("table"));
   BindRows(bound);
-  BindMoves(bound);
 }
 
 }  // namespace embery

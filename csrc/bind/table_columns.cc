@@ -266,73 +266,14 @@ void ImportState(Table& table, const py::dict& state) {
   for (uint32_t i = 0; i < kGroupCount; ++i) table.group(i).ImportState(groups[i]);
 }
 
-// ---- slots that move ----------------------------------------------------------------------------
-
-py::dict ExportChanges(Table& table, const SlotRange& slots, const py::object& since) {
-  SlotGroup::Horizon horizon;
-  if (!since.is_none()) {
-    const auto array = since.cast<py::array>();
-    const auto* values = ArrayData<uint64_t>(array, "since");
-    if (array.size() != kSlotsPerGroup + 1) {
-      ThrowIfError(Status::InvalidArgument("since must be the horizon of earlier changes"));
-    }
-    std::copy_n(values, kSlotsPerGroup, horizon.lsns.begin());
-    horizon.tombstones_lost = values[kSlotsPerGroup];
-  }
-  RowColumns columns;
-  SlotGroup::Changes changes;
-  {
-    const py::gil_scoped_release release;
-    SlotGroup& group = table.group(slots.group());
-    if (since.is_none()) columns.Reserve(group.size().rows, table.layout());
-    changes = group.VisitChanges(slots.begin, slots.end, horizon,
-                                 [&](const RowView& row) { columns.Append(row, table.layout()); });
-  }
-  if (!since.is_none() && changes.horizon.tombstones_lost != horizon.tombstones_lost) {
-    ThrowIfError(Status::Unavailable("table '" + table.spec().name +
-                                     "' deletes more rows than it remembers; move its slots when "
-                                     "less of it is evicted"));
-  }
-  py::dict result = std::move(columns).ToDict(table.layout());
-  result["deleted"] = ToArray(std::move(changes.deleted));
-  std::vector<uint64_t> reached(changes.horizon.lsns.begin(), changes.horizon.lsns.end());
-  reached.push_back(changes.horizon.tombstones_lost);
-  result["horizon"] = ToArray(std::move(reached));
-  return result;
-}
-
-void ImportChanges(Table& table, const SlotRange& slots, const py::dict& columns) {
-  const auto deleted = columns["deleted"].cast<py::array>();
-  const auto* mixed = ArrayData<uint64_t>(deleted, "deleted");
-  const auto count = static_cast<size_t>(deleted.size());
-  {
-    const py::gil_scoped_release release;
-    table.group(slots.group()).EraseRows({mixed, count});
-  }
-  ImportRows(table, columns);
-}
-
-py::dict ExportSlots(Table& table, const SlotRange& slots, SlotGroup::GroupCounters counters) {
-  return ToDict({table.group(slots.group()).ExportSlots(slots.begin, slots.end, counters)},
-                table.step());
-}
-
-void MergeSlots(Table& table, const SlotRange& slots, const py::dict& state) {
-  const std::vector<SlotGroup::State> groups = FromDict(state, slots.group(), 1);
-  table.RaiseStep(state["step"].cast<uint32_t>());
-  table.group(slots.group()).MergeSlots(slots.begin, slots.end, groups[0]);
-}
-
-void DropSlots(Table& table, const SlotRange& slots, SlotGroup::GroupCounters counters) {
-  const py::gil_scoped_release release;
-  table.group(slots.group()).DropSlots(slots.begin, slots.end, counters);
-}
-
-std::pair<uint64_t, uint64_t> CheckSlots(Table& table, const SlotRange& slots) {
+std::pair<uint64_t, uint64_t> CheckSlots(Table& table, const SlotRange& slots,
+                                         WhichRows which) {
   const py::gil_scoped_release release;
   uint64_t rows = 0;
   uint64_t sum = 0;
-  table.group(slots.group()).VisitSlots(slots.begin, slots.end, [&](const RowView& row) {
+  SlotGroup& group = which == WhichRows::kOwn ? table.group(slots.group())
+                                              : table.copies(slots.group());
+  group.VisitSlots(slots.begin, slots.end, [&](const RowView& row) {
     ++rows;
     sum += Fmix64(row.key ^ Fmix64(row.lsn));
   });

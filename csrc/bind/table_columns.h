@@ -41,19 +41,8 @@ struct SlotRange {
   uint32_t end;
 };
 
-// The columns of ExportRows for what changed after `since`, or all rows if that is None; `deleted`
-// uint64, mixed keys that went, before the rows came; `horizon` uint64, to be the next `since`.
-pybind11::dict ExportChanges(Table& table, const SlotRange& slots, const pybind11::object& since);
-void ImportChanges(Table& table, const SlotRange& slots, const pybind11::dict& columns);
-
-// What moves beside rows, as ExportState has it; MergeSlots adds it to what is there.
-pybind11::dict ExportSlots(Table& table, const SlotRange& slots, SlotGroup::GroupCounters counters);
-void MergeSlots(Table& table, const SlotRange& slots, const pybind11::dict& state);
-
-// Forgets slots that have moved, their counters too if they took them along.
-void DropSlots(Table& table, const SlotRange& slots, SlotGroup::GroupCounters counters);
-
 // The number of rows, and a checksum of which they are and their last changes.
-std::pair<uint64_t, uint64_t> CheckSlots(Table& table, const SlotRange& slots);
+enum class WhichRows : uint8_t { kOwn, kCopied };
+std::pair<uint64_t, uint64_t> CheckSlots(Table& table, const SlotRange& slots, WhichRows which);
 
 }  // namespace embery

@@ -450,4 +450,19 @@ Result<size_t> Client::Push(const PushCall& call) {
   return refused_count;
 }
 
+Result<uint32_t> Client::SendCopy(uint16_t server, std::span<const std::byte> frame,
+                                  Deadline deadline) {
+  EMBERY_RETURN_IF_ERROR(RequireFits(frame.size(), "copy"));
+  std::vector<Exchange> exchanges(1);
+  EMBERY_RETURN_IF_ERROR(Open(exchanges[0], server, deadline));
+  EMBERY_RETURN_IF_ERROR(
+      exchanges[0].connection->Start(FrameType::kCopy, {&frame, 1}, frame.size()));
+  EMBERY_RETURN_IF_ERROR(Finish(exchanges, deadline, [] {}));
+  const Status failure = FirstFailure(exchanges);
+  const uint32_t refused = exchanges[0].reply.head.moved;
+  GiveBack(exchanges);
+  if (!failure.ok()) return failure;
+  return refused;
+}
+
 }  // namespace embery

@@ -96,6 +96,11 @@ class Client {
   // again; servers that have applied their part know the sequence, and do nothing.
   Result<size_t> Push(const PushCall& call) EXCLUDES(mutex_);
 
+  // Sends a frame of copies (copy_frame.h) to a server; returns how many of its slots were refused
+  // as no longer the sender's.
+  Result<uint32_t> SendCopy(uint16_t server, std::span<const std::byte> frame, Deadline deadline)
+      EXCLUDES(mutex_);
+
   struct Stats {
     uint64_t connections;
     uint64_t connects;

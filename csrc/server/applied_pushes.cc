@@ -92,13 +92,12 @@ bool AppliedPushes::IsApplied(const PushIdentity& push, const SlotSet& slots) {
   return is_applied;
 }
 
-void AppliedPushes::Finish(const PushIdentity& push, const SlotSet& slots,
-                           const SlotSet& passed_by) {
-  if (push.sequence == 0) return;
+void AppliedPushes::Finish(const AppliedPush& push) {
+  if (push.identity.sequence == 0) return;
   {
     const MutexLock lock(mutex_);
-    Use(push.client).Settle(slots, passed_by, push.sequence);
-    under_way_.erase(push);
+    Use(push.identity.client).Settle(push.slots, push.passed_by, push.identity.sequence);
+    under_way_.erase(push.identity);
   }
   ended_.notify_all();
 }

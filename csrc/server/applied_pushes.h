@@ -34,6 +34,13 @@ struct PushIdentity {
   friend auto operator<=>(const PushIdentity&, const PushIdentity&) = default;
 };
 
+struct AppliedPush {
+  PushIdentity identity;
+  SlotSet slots;  // To all of which it was applied.
+  // It may come again for these, which are here, and which its sender took for another server's.
+  SlotSet passed_by = {};
+};
+
 class AppliedPushes {
  public:
   static constexpr uint64_t kWindow = 64;
@@ -51,10 +58,7 @@ class AppliedPushes {
       EXCLUDES(mutex_) NO_THREAD_SAFETY_ANALYSIS;
   // Whether nothing is left to do for the push.
   bool IsApplied(const PushIdentity& push, const SlotSet& slots) EXCLUDES(mutex_);
-  // It was applied to all of `slots`. It may come again for those of `passed_by`, which are here,
-  // and which its sender took for another server's.
-  void Finish(const PushIdentity& push, const SlotSet& slots, const SlotSet& passed_by = {})
-      EXCLUDES(mutex_);
+  void Finish(const AppliedPush& push) EXCLUDES(mutex_);
   // It was not applied, and may come again.
   void Abandon(const PushIdentity& push) EXCLUDES(mutex_);
 

@@ -18,7 +18,7 @@ SlotSet Slots(std::initializer_list<uint32_t> slots) {
 
 void Apply(AppliedPushes& applied, const PushIdentity& push, const SlotSet& slots) {
   CHECK_TRUE(applied.Begin(push, slots).ok());
-  applied.Finish(push, slots);
+  applied.Finish({push, slots});
 }
 
 TEST(PushThatComesAgainIsDoneWhereItWasApplied) {
@@ -28,7 +28,7 @@ TEST(PushThatComesAgainIsDoneWhereItWasApplied) {
   const auto again = applied.Begin({7, 1}, Slots({3, 4, 4095})).value();
   CHECK_TRUE(again.done == Slots({3, 4095}));
   CHECK_TRUE(!again.counts);
-  applied.Finish({7, 1}, Slots({3, 4, 4095}));
+  applied.Finish({{7, 1}, Slots({3, 4, 4095})});
   CHECK_TRUE(applied.Begin({7, 1}, Slots({4})).value().done == Slots({4}));
   applied.Abandon({7, 1});
   CHECK_TRUE(applied.Begin({8, 1}, Slots({3})).value().counts);
@@ -49,7 +49,7 @@ TEST(EqualPushWaitsForTheOneUnderWay) {
     CHECK_TRUE(applied.Begin({7, 1}, Slots({3})).value().done == Slots({3}));
     applied.Abandon({7, 1});
   });
-  applied.Finish({7, 1}, Slots({3}));
+  applied.Finish({{7, 1}, Slots({3})});
   second.join();
 }
 
@@ -93,7 +93,7 @@ TEST(PushUnderWayWhenASlotMovesIsAppliedToItOnce) {
   const auto second = applied.Begin({7, 2}, Slots({10, 30})).value();
   CHECK_TRUE(second.done == Slots({10}));
   CHECK_TRUE(!second.counts);
-  applied.Finish({7, 2}, Slots({10, 30}));
+  applied.Finish({{7, 2}, Slots({10, 30})});
   CHECK_TRUE(applied.IsApplied({7, 2}, Slots({10, 30})));
 }
 
@@ -102,11 +102,11 @@ TEST(PushThatPassedByASlotIsAppliedToItWhenItComesAgain) {
   Apply(applied, {7, 1}, Slots({10, 30}));
   // Slot 10 is here, but by the sender's routing elsewhere: this part of push 2 was for 30 alone.
   CHECK_TRUE(applied.Begin({7, 2}, Slots({30})).ok());
-  applied.Finish({7, 2}, Slots({30}), Slots({10}));
+  applied.Finish({{7, 2}, Slots({30}), Slots({10})});
   const auto again = applied.Begin({7, 2}, Slots({10, 30})).value();
   CHECK_TRUE(again.done == Slots({30}));
   CHECK_TRUE(!again.counts);
-  applied.Finish({7, 2}, Slots({10, 30}));
+  applied.Finish({{7, 2}, Slots({10, 30})});
   CHECK_TRUE(applied.IsApplied({7, 2}, Slots({10, 30})));
   CHECK_TRUE(applied.IsApplied({7, 1}, Slots({10, 30})));
 }

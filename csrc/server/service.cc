@@ -60,32 +60,66 @@ Status Service::AddTable(uint64_t salt, TableId table) {
   }
   const WriterLock lock(gate_);
   const auto [at, added] = tables_.emplace(salt, table);
-  if (added || at->second == table) return Status::Ok();
+  if (added || at->second == table) {
+    followers_.AddTable(salt, table);
+    copies_.AddTable(salt, table);
+    return Status::Ok();
+  }
   return Status::InvalidArgument("add_table: the salt " + std::to_string(salt) +
                                  " belongs to table " + std::to_string(at->second) +
                                  "; two tables whose names hash alike cannot share a server");
 }
 
 Status Service::SetRouting(uint64_t version, std::span<const uint16_t> owners,
+                           std::span<const uint16_t> backups,
                            std::span<const uint64_t> changed_at) {
-  if (owners.size() != kSlotCount || changed_at.size() != kSlotCount) {
+  if (owners.size() != kSlotCount || backups.size() != kSlotCount ||
+      changed_at.size() != kSlotCount) {
     return Status::InvalidArgument(
-        "set_routing: " + std::to_string(kSlotCount) + " owners and versions are needed, got " +
-        std::to_string(owners.size()) + " and " + std::to_string(changed_at.size()));
+        "set_routing: " + std::to_string(kSlotCount) +
+        " owners, backups and versions are needed, got " + std::to_string(owners.size()) + ", " +
+        std::to_string(backups.size()) + " and " + std::to_string(changed_at.size()));
   }
   Routing routing;
-  routing.version = version;
-  std::copy(changed_at.begin(), changed_at.end(), routing.changed_at.begin());
-  for (size_t slot = 0; slot < kSlotCount; ++slot) routing.owned[slot] = owners[slot] == number_;
-  routing.owns_all = std::all_of(routing.owned.begin(), routing.owned.end(), std::identity());
+  SlotRouting& slots = routing.slots;
+  slots.version = version;
+  std::copy(owners.begin(), owners.end(), slots.owners.begin());
+  std::copy(backups.begin(), backups.end(), slots.backups.begin());
+  std::copy(changed_at.begin(), changed_at.end(), slots.changed_at.begin());
+  routing.owns_all = std::all_of(owners.begin(), owners.end(),
+                                 [this](ServerNumber owner) { return owner == number_; });
   routing.last_change = *std::max_element(changed_at.begin(), changed_at.end());
-  const WriterLock lock(gate_);
-  if (version == routing_.version) {
+  std::map<ServerNumber, SlotSet> of_backups;
+  std::function<void()> answer_waiting;
+  Status status;
+  {
+    const WriterLock lock(gate_);
     // Known already: what was frozen since stays so.
-    routing.frozen = routing_.frozen;
+    if (version <= routing_.slots.version) return Status::Ok();
+    auto kept = Followers::Kept::kAll;
+    for (uint32_t slot = 0; slot < kSlotCount; ++slot) {
+      const bool is_mine = slots.owners[slot] == number_;
+      if (!is_mine && routing_.slots.owners[slot] == number_) kept = Followers::Kept::kSome;
+      if (is_mine && slots.backups[slot] != kNoServer) of_backups[slots.backups[slot]].Add(slot);
+    }
+    status = copies_.Follow(routing_.slots, slots);
+    answer_waiting = followers_.Follow(version, of_backups, kept);
+    routing_ = routing;
   }
-  if (version >= routing_.version) routing_ = routing;
-  return Status::Ok();
+  answer_waiting();
+  return status;
+}
+
+size_t Service::Evict(TableId table, uint32_t now_s) {
+  const ReaderLock changing(followers_.changing());
+  const size_t evicted = store_.Evict(*store_.FindTable(table), now_s);
+  followers_.Note({});
+  return evicted;
+}
+
+void Service::NoteChange() {
+  const ReaderLock changing(followers_.changing());
+  followers_.Note({});
 }
 
 Status Service::CheckHello(const Request& hello) {
@@ -130,7 +164,7 @@ bool Service::ServesAll(uint64_t version, Access access) const {
 }
 
 bool Service::Serves(uint32_t slot, uint64_t version, Access access) const {
-  return routing_.owned[slot] && version >= routing_.changed_at[slot] &&
+  return routing_.slots.owners[slot] == number_ && version >= routing_.slots.changed_at[slot] &&
          (access == Access::kRead || !routing_.frozen.Contains(slot));
 }
 
@@ -172,14 +206,14 @@ Reply Service::Outcome(uint64_t request, const Status& status) {
   if (!status.ok()) Count(stats_.failed, 1);
   ReplyHead head;
   head.code = status.code();
-  head.routing_version = routing_.version;
+  head.routing_version = routing_.slots.version;
   return MakeReply(request, head, status.message(), {}, Body());
 }
 
 Reply Service::Moved(uint64_t request, uint32_t moved) {
   Count(stats_.moved, moved);
   ReplyHead head;
-  head.routing_version = routing_.version;
+  head.routing_version = routing_.slots.version;
   head.moved = moved;
   return MakeReply(request, head, {}, {}, Body());
 }
@@ -193,10 +227,12 @@ void Service::Handle(Request request, Done done) {
   Count(stats_.requests, 1);
   const auto begin = std::chrono::steady_clock::now();
   if (request.header.type == FrameType::kPull) {
-    Reply reply = Pull(request);
-    stats_.pull_time.Add(std::chrono::steady_clock::now() - begin);
-    return done(std::move(reply));
+    return Pull(request, [this, begin, done = std::move(done)](Reply reply) {
+      stats_.pull_time.Add(std::chrono::steady_clock::now() - begin);
+      done(std::move(reply));
+    });
   }
+  if (request.header.type == FrameType::kCopy) return done(Repeat(request));
   if (request.header.type == FrameType::kPush) {
     return Push(std::move(request), [this, begin, done = std::move(done)](Reply reply) {
       stats_.push_time.Add(std::chrono::steady_clock::now() - begin);
@@ -204,7 +240,7 @@ void Service::Handle(Request request, Done done) {
     });
   }
   done(StatusReply(request.header.request,
-                   Status::InvalidArgument("a request must be a pull or a push")));
+                   Status::InvalidArgument("a request must be a pull, a push or a copy")));
 }
 
 Body Service::TakeRows(const Request& request, size_t absent_count, size_t bytes) {
@@ -215,12 +251,32 @@ Body Service::TakeRows(const Request& request, size_t absent_count, size_t bytes
   return rows.data() == nullptr ? Body::Take(pool_, bytes) : std::move(rows);
 }
 
-Reply Service::Pull(const Request& request) {
+void Service::Pull(const Request& request, const Done& done) {
   const uint64_t id = request.header.request;
   const Result<PullMessage> decoded = DecodePull(request.body.bytes());
-  const ReaderLock lock(gate_);
-  if (!decoded.ok()) return Outcome(id, decoded.status());
-  const auto& [pull, sections] = decoded.value();
+  if (!decoded.ok()) return done(StatusReply(id, decoded.status()));
+  uint64_t cut = 0;
+  Reply reply;
+  {
+    const ReaderLock lock(gate_);
+    reply = PullRows(request, decoded.value(), cut);
+  }
+  Answer(cut, std::move(reply), id, TotalKeys(decoded.value().sections), done);
+}
+
+Status Service::ReadRows(std::span<const PullRequest> requests, const PullHead& pull,
+                         uint64_t& cut) {
+  const PullMode mode = ToPullMode(pull.mode);
+  if (mode != PullMode::kTrain) return store_.Pull(requests, mode, pull.now_s).status();
+  const ReaderLock changing(followers_.changing());
+  const Result<size_t> missing = store_.Pull(requests, mode, pull.now_s);
+  if (!missing.ok() || missing.value() > 0) cut = followers_.Note({});
+  return missing.status();
+}
+
+Reply Service::PullRows(const Request& request, const PullMessage& message, uint64_t& cut) {
+  const uint64_t id = request.header.request;
+  const auto& [pull, sections] = message;
   std::vector<TableId> ids;
   if (const Status found = FindTables(sections, ids); !found.ok()) return Outcome(id, found);
   const Access access = pull.mode == ReadMode::kTrain ? Access::kChange : Access::kRead;
@@ -228,7 +284,7 @@ Reply Service::Pull(const Request& request) {
     return Moved(id, moved);
   }
   ReplyHead head;
-  head.routing_version = routing_.version;
+  head.routing_version = routing_.slots.version;
   for (const SectionView& section : sections) head.row_bytes += section.value_bytes();
   const uint64_t keys = TotalKeys(sections);
   if (head.row_bytes + keys + kHeaderBytes > kBodyBytesMax) {
@@ -252,11 +308,40 @@ Reply Service::Pull(const Request& request) {
     out += section.value_bytes();
     if (flags != nullptr) flags += section.count;
   }
-  const Status status = store_.Pull(requests, ToPullMode(pull.mode), pull.now_s);
+  const Status status = ReadRows(requests, pull, cut);
   if (!status.ok()) return Outcome(id, status);
   Count(stats_.rows_pulled, keys);
   head.absent_count = static_cast<uint32_t>(absent.size());
   return MakeReply(id, head, {}, absent, std::move(rows));
+}
+
+Reply Service::Repeat(const Request& request) {
+  const uint64_t id = request.header.request;
+  const Result<CopyFrame> frame = DecodeCopyFrame(request.body.bytes());
+  const ReaderLock lock(gate_);
+  if (!frame.ok()) return Outcome(id, frame.status());
+  const Result<Copies::Verdict> verdict = copies_.Repeat(frame.value(), routing_.slots);
+  if (!verdict.ok()) return Outcome(id, verdict.status());
+  return verdict.value() == Copies::Verdict::kRefused ? Moved(id, 1) : Outcome(id, Status::Ok());
+}
+
+void Service::Answer(uint64_t cut, Reply reply, uint64_t request, uint64_t keys,
+                     const Done& done) {
+  if (cut == 0) return done(std::move(reply));
+  // Made now: when the time has come, the gate may be held.
+  const auto safe = std::make_shared<Reply>(std::move(reply));
+  const auto refused = std::make_shared<Reply>();
+  const auto stopped = std::make_shared<Reply>(StatusReply(
+      request, Status::Unavailable("server " + std::to_string(number_) + " stops")));
+  {
+    const ReaderLock lock(gate_);
+    *refused = Moved(request, static_cast<uint32_t>(std::max<uint64_t>(keys, 1)));
+  }
+  followers_.WhenSafe(cut, [=](Followers::Fate fate) {
+    done(std::move(fate == Followers::Fate::kSafe      ? *safe
+                   : fate == Followers::Fate::kRefused ? *refused
+                                                       : *stopped));
+  });
 }
 
 Status Service::DecodeGradients(const std::vector<SectionView>& sections, Body& decoded,
@@ -316,12 +401,15 @@ SlotSet Service::ArrivedSince(uint64_t version) const {
   SlotSet arrived;
   if (version >= routing_.last_change) return arrived;
   for (uint32_t slot = 0; slot < kSlotCount; ++slot) {
-    if (routing_.owned[slot] && routing_.changed_at[slot] > version) arrived.Add(slot);
+    if (routing_.slots.owners[slot] == number_ && routing_.slots.changed_at[slot] > version) {
+      arrived.Add(slot);
+    }
   }
   return arrived;
 }
 
-Status Service::Apply(std::span<const Part> parts) {
+Status Service::Apply(std::span<const Part> parts, uint64_t& cut) {
+  const ReaderLock changing(followers_.changing());
   std::vector<AppliedPushes::Claim> claims;
   Status status;
   for (const Part& part : parts) {
@@ -333,13 +421,17 @@ Status Service::Apply(std::span<const Part> parts) {
     claims.push_back(claim.value());
   }
   if (status.ok()) status = ApplyClaimed(parts, claims);
+  std::vector<AppliedPush> applied;
   for (const Part& part : parts.first(claims.size())) {
     if (status.ok()) {
-      applied_.Finish(part.identity(), *part.slots, ArrivedSince(part.push->head.routing_version));
+      applied.push_back({part.identity(), *part.slots,
+                         ArrivedSince(part.push->head.routing_version)});
+      applied_.Finish(applied.back());
     } else {
       applied_.Abandon(part.identity());
     }
   }
+  cut = followers_.Note(applied);
   return status;
 }
 
@@ -351,6 +443,7 @@ void Service::Push(Request request, Done done) {
   SlotSet slots = SlotsOf(push.sections);
   const Part part{&push, &slots};
   std::optional<Reply> reply;
+  uint64_t cut = 0;
   {
     const ReaderLock lock(gate_);
     std::vector<TableId> ids;
@@ -361,14 +454,15 @@ void Service::Push(Request request, Done done) {
     } else if (moved > 0) {
       reply = Moved(id, moved);
     } else if (push.head.world == 1) {
-      reply = Outcome(id, Apply({&part, 1}));
+      reply = Outcome(id, Apply({&part, 1}, cut));
     }
   }
-  if (reply.has_value()) return done(std::move(*reply));
+  const uint64_t keys = TotalKeys(push.sections);
+  if (reply.has_value()) return Answer(cut, std::move(*reply), id, keys, done);
   if (applied_.IsApplied(part.identity(), slots)) {
     // The reply was lost, or others of the group have moved slots to push to again: they may still
     // need this rank, with nothing to apply.
-    done(StatusReply(id, Status::Ok()));
+    Answer(followers_.Present(), StatusReply(id, Status::Ok()), id, keys, done);
     push.sections.clear();
     slots = {};
     done = [](const Reply&) {};
@@ -383,6 +477,7 @@ void Service::Push(Request request, Done done) {
 
 void Service::ApplyGroup(std::vector<Contribution> group) {
   std::vector<Reply> replies;
+  uint64_t cut = 0;
   {
     const ReaderLock lock(gate_);
     // The routing may have changed while they waited.
@@ -392,13 +487,16 @@ void Service::ApplyGroup(std::vector<Contribution> group) {
       parts.push_back({&contribution.message, &contribution.slots});
       moved += CountMoved(parts.back());
     }
-    const Status status = moved > 0 ? Status::Ok() : Apply(parts);
+    const Status status = moved > 0 ? Status::Ok() : Apply(parts, cut);
     for (const Contribution& part : group) {
       const uint64_t id = part.request.header.request;
       replies.push_back(moved > 0 ? Moved(id, moved) : Outcome(id, status));
     }
   }
-  for (size_t i = 0; i < group.size(); ++i) group[i].done(std::move(replies[i]));
+  for (size_t i = 0; i < group.size(); ++i) {
+    Answer(cut, std::move(replies[i]), group[i].request.header.request,
+           TotalKeys(group[i].message.sections), group[i].done);
+  }
 }
 
 void Service::FailAll(const std::vector<Contribution>& contributions, const Status& status) {
@@ -408,6 +506,7 @@ void Service::FailAll(const std::vector<Contribution>& contributions, const Stat
 }
 
 void Service::Stop() {
+  followers_.Stop();
   FailAll(groups_.TakeAll(), Status::Unavailable("server " + std::to_string(number_) + " stops"));
 }
 

@@ -40,6 +40,7 @@ class ServiceFixture {
     id_ = store_.CreateTable(spec).value();
     CHECK_TRUE(service_.AddTable(kSalt, id_).ok());
     owners_.assign(kSlotCount, kNumber);
+    backups_.assign(kSlotCount, kNoServer);
     changed_at_.assign(kSlotCount, 1);
     SetRouting(1);
   }
@@ -49,7 +50,7 @@ class ServiceFixture {
   std::vector<uint16_t>& owners() { return owners_; }
   std::vector<uint64_t>& changed_at() { return changed_at_; }
   void SetRouting(uint64_t version) {
-    CHECK_TRUE(service_.SetRouting(version, owners_, changed_at_).ok());
+    CHECK_TRUE(service_.SetRouting(version, owners_, backups_, changed_at_).ok());
   }
 
   // The answer, once there is one.
@@ -113,6 +114,7 @@ class ServiceFixture {
   Service service_;
   TableId id_ = 0;
   std::vector<uint16_t> owners_;
+  std::vector<uint16_t> backups_;
   std::vector<uint64_t> changed_at_;
 };
 
@@ -296,7 +298,8 @@ TEST(PullTooLargeForAFrameIsRefusedBeforeItTakesMemory) {
   CHECK_TRUE(service.AddTable(kSalt, store.CreateTable(spec).value()).ok());
   const std::vector<uint16_t> owners(kSlotCount, kNumber);
   const std::vector<uint64_t> changed_at(kSlotCount, 1);
-  CHECK_TRUE(service.SetRouting(1, owners, changed_at).ok());
+  const std::vector<uint16_t> backups(kSlotCount, kNoServer);
+  CHECK_TRUE(service.SetRouting(1, owners, backups, changed_at).ok());
   const Section section{kSalt, 4096, 70'000};
   std::vector<std::byte> bytes = EncodePullHead({1, 0, ReadMode::kEval}, {&section, 1});
   bytes.resize(bytes.size() + size_t{8} * 70'000);

@@ -57,7 +57,17 @@ std::vector<Candidate> Admission::Export() const {
   return all;
 }
 
+std::optional<Candidate> Admission::Find(uint64_t mixed) const {
+  const auto at = candidates_.find(mixed);
+  if (at == candidates_.end()) return std::nullopt;
+  const Counts& counts = at->second;
+  return Candidate{mixed, counts.last_operation, counts.seen[0], counts.seen[1]};
+}
+
 void Admission::Import(const Candidate& candidate) {
+  if (candidates_.size() >= kCandidatesMax && !candidates_.contains(candidate.mixed)) {
+    ForgetOldest();
+  }
   Counts& counts = candidates_[candidate.mixed];
   counts.last_operation = candidate.last_operation;
   counts.seen[0] = candidate.pulls;

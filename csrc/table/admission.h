@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -24,6 +25,8 @@ struct Candidate {
   uint64_t last_operation;
   uint16_t pulls;
   uint16_t pushes;
+
+  friend bool operator==(const Candidate&, const Candidate&) = default;
 };
 
 class Admission {
@@ -37,6 +40,11 @@ class Admission {
   // Candidates by ascending mixed key.
   std::vector<Candidate> Export() const;
   void Import(const Candidate& candidate);
+  // Null if it is none.
+  std::optional<Candidate> Find(uint64_t mixed) const;
+  void Forget(uint64_t mixed) { candidates_.erase(mixed); }
+  // Whether keys become candidates at all.
+  bool counts() const { return spec_.kind == AdmissionSpec::Kind::kMinCount; }
 
   size_t size() const { return candidates_.size(); }
   uint64_t forgotten() const { return forgotten_; }

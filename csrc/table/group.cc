@@ -69,6 +69,7 @@ Status SlotGroup::PullMissing(const GroupBatch& batch, Tick tick, RowsOut out,
     const std::byte* stored = nullptr;
     if (handle != kNoHandle) {
       stored = At(handle).values();
+      LogRow(batch.keys[i], handle);
     } else {
       // Held back: the initial value, as its storage type would give it back.
       auto* encoded = reinterpret_cast<std::byte*>(values + dim);
@@ -196,6 +197,7 @@ void SlotGroup::Update(Handle handle, MixedKey mixed, Tick tick, const float* gr
   // Saturates: what depends on it has long converged by then.
   record.SetUpdates(updates == UINT32_MAX ? updates : updates + 1);
   ++counters_.updates;
+  LogRow(mixed, handle);
 }
 
 // ---- rows that come
@@ -253,9 +255,10 @@ Status SlotGroup::FindOrAdmit(MixedKey mixed, Sighting sighting, Tick tick, floa
     ++counters_.evicted;
     handle = kNoHandle;
   }
-  if (!admission_.Admit(mixed, KeyOf(mixed), sighting, operation_, tick.step)) {
-    return Status::Ok();
-  }
+  const bool is_admitted =
+      admission_.Admit(mixed, KeyOf(mixed), sighting, operation_, tick.step);
+  LogCandidate(mixed);
+  if (!is_admitted) return Status::Ok();
   return Insert(mixed, tick, values, handle);
 }
 

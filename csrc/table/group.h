@@ -16,16 +16,20 @@
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "base/buffer.h"
 #include "base/mutex.h"
 #include "base/prefetch.h"
+#include "base/slot_set.h"
 #include "base/status.h"
 #include "optim/kernels.h"
 #include "optim/row_codec.h"
 #include "table/admission.h"
+#include "table/changes.h"
 #include "table/index.h"
 #include "table/lookup.h"
 #include "table/record.h"
@@ -154,24 +158,7 @@ class SlotGroup {
 
   // Calls visit(row) for all rows with slots in [slot_begin, slot_end), by ascending mixed key.
   template <typename Visit>
-  void VisitSlots(uint32_t slot_begin, uint32_t slot_end, Visit visit) EXCLUDES(mutex_) {
-    VisitChanges(slot_begin, slot_end, Horizon{}, visit);
-  }
-
-  // The LSN of each slot of the group, up to which changes are known.
-  struct Horizon {
-    std::array<Lsn, kSlotsPerGroup> lsns{};
-    uint64_t tombstones_lost = 0;
-  };
-  struct Changes {
-    Horizon horizon;                // Of what was visited.
-    std::vector<uint64_t> deleted;  // Mixed keys; some may be there again.
-  };
-  // As VisitSlots, but for rows that changed after `since`; returns also what was deleted after it.
-  // If tombstones were lost since then, deletions are too.
-  template <typename Visit>
-  Changes VisitChanges(uint32_t slot_begin, uint32_t slot_end, const Horizon& since, Visit visit)
-      EXCLUDES(mutex_);
+  void VisitSlots(uint32_t slot_begin, uint32_t slot_end, Visit visit) EXCLUDES(mutex_);
   // False if the row does not exist.
   template <typename Visit>
   bool VisitRow(MixedKey mixed, Visit visit) EXCLUDES(mutex_);
@@ -193,17 +180,8 @@ class SlotGroup {
     uint64_t candidates_forgotten = 0;
     uint64_t operation = 0;
   };
-  // What moves with slots [slot_begin, slot_end); the rest of the state is as if it were empty. Its
-  // counters are those of the whole group, or zero.
-  enum class GroupCounters : uint8_t { kStay, kMove };
-  State ExportSlots(uint32_t slot_begin, uint32_t slot_end, GroupCounters counters)
-      EXCLUDES(mutex_);
-  // Adds what ExportSlots of another store's group returned.
-  void MergeSlots(uint32_t slot_begin, uint32_t slot_end, const State& state) EXCLUDES(mutex_);
   // Forgets the slots as if they had never been here, with no tombstones.
-  void DropSlots(uint32_t slot_begin, uint32_t slot_end, GroupCounters counters) EXCLUDES(mutex_);
-  // Deletes rows without a trace: their deletion was counted elsewhere.
-  void EraseRows(std::span<const uint64_t> mixed) EXCLUDES(mutex_);
+  void DropSlots(uint32_t slot_begin, uint32_t slot_end) EXCLUDES(mutex_);
 
   State ExportState() EXCLUDES(mutex_);
   void ImportState(const State& state) EXCLUDES(mutex_);
@@ -216,12 +194,32 @@ class SlotGroup {
   };
   Size size() EXCLUDES(mutex_);
 
+  // What belongs to the group rather than to its slots.
   struct Totals {
     Counters counters;
-    uint64_t candidates_forgotten;
-    uint64_t tombstones_lost;
+    uint64_t candidates_forgotten = 0;
+    uint64_t tombstones_lost = 0;
+    uint64_t operation = 0;
   };
   Totals totals() EXCLUDES(mutex_);
+  // Adds those that slots bring along, or forgets the present ones.
+  void AddTotals(const Totals& totals) EXCLUDES(mutex_);
+  void ClearTotals() EXCLUDES(mutex_);
+
+  // What happens to rows from here on is kept too, until it is taken.
+  void StartLog() EXCLUDES(mutex_);
+  void StopLog() EXCLUDES(mutex_);
+  std::vector<std::byte> TakeLog() EXCLUDES(mutex_);
+  // Changes that make a group without these slots hold what they hold: first what is beside rows;
+  // then the rows, whose number is returned.
+  void CopyState(uint32_t slot_begin, uint32_t slot_end, ChangeLog& to) EXCLUDES(mutex_);
+  size_t CopyRows(uint32_t slot_begin, uint32_t slot_end, ChangeLog& to) EXCLUDES(mutex_);
+  // Repeats changes of another store's group, those of `slots`. kInvalidArgument if they are none,
+  // kResourceExhausted if memory ran out: some were repeated then.
+  Status Repeat(std::span<const std::byte> changes, const SlotSet& slots) EXCLUDES(mutex_);
+  // Hands slots over to another group of the same table and number, which has nothing of them; on
+  // failure (memory) they are still here.
+  Status GiveSlots(uint32_t slot_begin, uint32_t slot_end, SlotGroup& to) EXCLUDES(mutex_);
 
  private:
   Record At(Handle handle) const { return Record(records_.At(handle)); }
@@ -255,6 +253,23 @@ class SlotGroup {
   // Fills scratch.distinct, ends and occurrences; returns the number of distinct keys.
   static size_t GroupOccurrences(const GroupBatch& batch, GroupScratch& scratch);
   void Delete(uint32_t tag, Handle handle) REQUIRES(mutex_);
+  void AddTombstone(const Tombstone& tombstone) REQUIRES(mutex_);
+  // Forgets rows, candidates and tombstones of the slots for which `is_in`.
+  void EraseSlots(const std::function<bool(uint32_t)>& is_in) REQUIRES(mutex_);
+  // The record of a key, made if it is not there; kNoHandle if memory ran out.
+  Handle FindOrAllocate(MixedKey mixed) REQUIRES(mutex_);
+  void LogRow(MixedKey mixed, Handle handle) REQUIRES(mutex_) {
+    if (log_ != nullptr) log_->AddRow(mixed.bits, records_.At(handle), context_.layout.stride);
+  }
+  void LogCandidate(MixedKey mixed) REQUIRES(mutex_);
+  struct Entry {
+    uint32_t tag;
+    Handle handle;
+  };
+  std::vector<Entry> EntriesIn(uint32_t slot_begin, uint32_t slot_end) const
+      REQUIRES_SHARED(mutex_);
+  Status RepeatRow(ChangeReader& reader, const SlotSet& slots) REQUIRES(mutex_);
+  Status RepeatOther(ChangeKind kind, ChangeReader& reader, const SlotSet& slots) REQUIRES(mutex_);
   void BeginOperation() REQUIRES(mutex_);
   Lsn NextLsn(uint32_t tag) REQUIRES(mutex_);
 
@@ -271,36 +286,13 @@ class SlotGroup {
   uint64_t operation_ GUARDED_BY(mutex_) = 0;
   std::vector<Tombstone> tombstones_ GUARDED_BY(mutex_);
   uint64_t tombstones_lost_ GUARDED_BY(mutex_) = 0;
+  std::unique_ptr<ChangeLog> log_ GUARDED_BY(mutex_);  // Null unless changes are kept.
 };
 
 template <typename Visit>
-SlotGroup::Changes SlotGroup::VisitChanges(uint32_t slot_begin, uint32_t slot_end,
-                                           const Horizon& since, Visit visit) {
+void SlotGroup::VisitSlots(uint32_t slot_begin, uint32_t slot_end, Visit visit) {
   ReaderLock lock(mutex_);
-  Changes changes;
-  std::copy_n(slot_lsns_, kSlotsPerGroup, changes.horizon.lsns.begin());
-  changes.horizon.tombstones_lost = tombstones_lost_;
-  const auto is_in = [&](uint32_t slot) { return slot >= slot_begin && slot < slot_end; };
-  for (const Tombstone& tombstone : tombstones_) {
-    const uint32_t slot = SlotOf({tombstone.mixed});
-    if (is_in(slot) && tombstone.lsn > since.lsns[slot % kSlotsPerGroup]) {
-      changes.deleted.push_back(tombstone.mixed);
-    }
-  }
-  struct Entry {
-    uint32_t tag;
-    Handle handle;
-  };
-  std::vector<Entry> entries;
-  const bool wants_all = since.lsns == Horizon{}.lsns;
-  if (wants_all) entries.reserve(index_.size());
-  index_.ForEach([&](uint32_t tag, Handle handle) {
-    const uint32_t slot = SlotOf(JoinMixed(number_, tag, 0));
-    if (!is_in(slot)) return;
-    if (wants_all || At(handle).lsn() > since.lsns[slot % kSlotsPerGroup]) {
-      entries.push_back({tag, handle});
-    }
-  });
+  std::vector<Entry> entries = EntriesIn(slot_begin, slot_end);
   // Records lie anywhere in memory: only where tags are equal does the order look at them.
   std::sort(entries.begin(), entries.end(), [this](const Entry& a, const Entry& b) {
     return a.tag != b.tag ? a.tag < b.tag : At(a.handle).low() < At(b.handle).low();
@@ -315,7 +307,6 @@ SlotGroup::Changes SlotGroup::VisitChanges(uint32_t slot_begin, uint32_t slot_en
     visit(RowView{KeyOf(mixed), SlotOf(mixed), record.lsn(), record.updates(), record.step(),
                   record.time_s(), record.values(), record.state(context_.layout)});
   }
-  return changes;
 }
 
 template <typename Visit>

@@ -17,21 +17,22 @@ void SlotGroup::Delete(uint32_t tag, Handle handle) {
   const MixedKey mixed = Join(tag, handle);
   index_.Erase(tag, handle);
   records_.Free(handle);
+  AddTombstone({mixed.bits, NextLsn(tag)});
+  ++counters_.deleted;
+  if (log_ != nullptr) log_->AddDeletion(mixed.bits, tombstones_.back().lsn);
+}
+
+void SlotGroup::AddTombstone(const Tombstone& tombstone) {
   if (tombstones_.size() >= kTombstonesMax) {
     const size_t half = tombstones_.size() / 2;
     tombstones_lost_ += half;
     tombstones_.erase(tombstones_.begin(), tombstones_.begin() + static_cast<ptrdiff_t>(half));
   }
-  tombstones_.push_back({mixed.bits, NextLsn(tag)});
-  ++counters_.deleted;
+  tombstones_.push_back(tombstone);
 }
 
 size_t SlotGroup::EvictExpired(uint32_t now_s) {
   WriterLock lock(mutex_);
-  struct Entry {
-    uint32_t tag;
-    Handle handle;
-  };
   std::vector<Entry> expired;
   index_.ForEach([&](uint32_t tag, Handle handle) {
     if (IsExpired(At(handle), now_s)) expired.push_back({tag, handle});
@@ -84,14 +85,10 @@ Status SlotGroup::ReserveRows(size_t rows) {
 Status SlotGroup::Import(const RowView& row) {
   WriterLock lock(mutex_);
   const MixedKey mixed = MixKey(context_.spec.salt, row.key);
-  Handle handle = Find(mixed);
+  const Handle handle = FindOrAllocate(mixed);
   if (handle == kNoHandle) {
-    if (index_.Reserve(1)) handle = records_.Allocate();
-    if (handle == kNoHandle) {
-      return Status::ResourceExhausted("table '" + context_.spec.name +
-                                       "': no memory for the rows to restore");
-    }
-    index_.Insert(TagOf(mixed), handle);
+    return Status::ResourceExhausted("table '" + context_.spec.name +
+                                     "': no memory for the rows to restore");
   }
   Record record = At(handle);
   std::memcpy(record.values(), row.values, context_.layout.value_bytes);
@@ -100,7 +97,16 @@ Status SlotGroup::Import(const RowView& row) {
   record.SetTouched(row.step, row.time_s);
   record.SetKeyAndLsn(LowOf(mixed), row.lsn);
   record.SetUpdates(row.updates);
+  LogRow(mixed, handle);
   return Status::Ok();
+}
+
+Handle SlotGroup::FindOrAllocate(MixedKey mixed) {
+  Handle handle = Find(mixed);
+  if (handle != kNoHandle || !index_.Reserve(1)) return handle;
+  handle = records_.Allocate();
+  if (handle != kNoHandle) index_.Insert(TagOf(mixed), handle);
+  return handle;
 }
 
 void SlotGroup::Clear() {
@@ -112,60 +118,16 @@ void SlotGroup::Clear() {
   admission_ = Admission(context_.spec.admission);
   tombstones_.clear();
   counters_.deleted += handles.size();
+  if (log_ != nullptr) log_->AddCleared();
 }
 
-void SlotGroup::EraseRows(std::span<const uint64_t> mixed_keys) {
+void SlotGroup::DropSlots(uint32_t slot_begin, uint32_t slot_end) {
   WriterLock lock(mutex_);
-  for (const uint64_t bits : mixed_keys) {
-    const Handle handle = Find({bits});
-    if (handle == kNoHandle) continue;
-    index_.Erase(TagOf({bits}), handle);
-    records_.Free(handle);
-  }
+  EraseSlots([&](uint32_t slot) { return slot >= slot_begin && slot < slot_end; });
+  for (uint32_t slot = slot_begin; slot < slot_end; ++slot) slot_lsns_[slot % kSlotsPerGroup] = 0;
 }
 
-SlotGroup::State SlotGroup::ExportSlots(uint32_t slot_begin, uint32_t slot_end,
-                                        GroupCounters counters) {
-  State state = ExportState();
-  const auto is_out = [&](uint64_t mixed) {
-    const uint32_t slot = SlotOf({mixed});
-    return slot < slot_begin || slot >= slot_end;
-  };
-  std::erase_if(state.candidates, [&](const Candidate& c) { return is_out(c.mixed); });
-  std::erase_if(state.tombstones, [&](const Tombstone& t) { return is_out(t.mixed); });
-  for (uint32_t i = 0; i < kSlotsPerGroup; ++i) {
-    const uint32_t slot = number_ * kSlotsPerGroup + i;
-    if (slot < slot_begin || slot >= slot_end) state.slot_lsns[i] = 0;
-  }
-  if (counters == GroupCounters::kStay) {
-    state.counters = {};
-    state.tombstones_lost = 0;
-    state.candidates_forgotten = 0;
-  }
-  return state;
-}
-
-void SlotGroup::MergeSlots(uint32_t slot_begin, uint32_t slot_end, const State& state) {
-  WriterLock lock(mutex_);
-  for (uint32_t slot = slot_begin; slot < slot_end; ++slot) {
-    const uint32_t i = slot % kSlotsPerGroup;
-    slot_lsns_[i] = std::max(slot_lsns_[i], state.slot_lsns[i]);
-  }
-  for (const Candidate& candidate : state.candidates) admission_.Import(candidate);
-  tombstones_.insert(tombstones_.end(), state.tombstones.begin(), state.tombstones.end());
-  counters_.Add(state.counters);
-  tombstones_lost_ += state.tombstones_lost;
-  admission_.set_forgotten(admission_.forgotten() + state.candidates_forgotten);
-  operation_ = std::max(operation_, state.operation);
-}
-
-void SlotGroup::DropSlots(uint32_t slot_begin, uint32_t slot_end, GroupCounters counters) {
-  WriterLock lock(mutex_);
-  const auto is_in = [&](uint32_t slot) { return slot >= slot_begin && slot < slot_end; };
-  struct Entry {
-    uint32_t tag;
-    Handle handle;
-  };
+void SlotGroup::EraseSlots(const std::function<bool(uint32_t)>& is_in) {
   std::vector<Entry> entries;
   index_.ForEach([&](uint32_t tag, Handle handle) {
     if (is_in(SlotOf(JoinMixed(number_, tag, 0)))) entries.push_back({tag, handle});
@@ -174,19 +136,10 @@ void SlotGroup::DropSlots(uint32_t slot_begin, uint32_t slot_end, GroupCounters 
     index_.Erase(entry.tag, entry.handle);
     records_.Free(entry.handle);
   }
-  std::vector<Candidate> candidates = admission_.Export();
-  const uint64_t forgotten = counters == GroupCounters::kMove ? 0 : admission_.forgotten();
-  admission_ = Admission(context_.spec.admission);
-  for (const Candidate& candidate : candidates) {
-    if (!is_in(SlotOf({candidate.mixed}))) admission_.Import(candidate);
+  for (const Candidate& candidate : admission_.Export()) {
+    if (is_in(SlotOf({candidate.mixed}))) admission_.Forget(candidate.mixed);
   }
-  admission_.set_forgotten(forgotten);
   std::erase_if(tombstones_, [&](const Tombstone& t) { return is_in(SlotOf({t.mixed})); });
-  for (uint32_t slot = slot_begin; slot < slot_end; ++slot) slot_lsns_[slot % kSlotsPerGroup] = 0;
-  if (counters == GroupCounters::kMove) {
-    counters_ = {};
-    tombstones_lost_ = 0;
-  }
 }
 
 SlotGroup::State SlotGroup::ExportState() {
@@ -207,6 +160,14 @@ void SlotGroup::ImportState(const State& state) {
   tombstones_ = state.tombstones;
   tombstones_lost_ = state.tombstones_lost;
   operation_ = state.operation;
+  if (log_ == nullptr) return;
+  for (uint32_t i = 0; i < kSlotsPerGroup; ++i) {
+    log_->AddSlot(slot_lsns_[i], number_ * kSlotsPerGroup + i);
+  }
+  for (const Candidate& candidate : state.candidates) log_->AddCandidate(candidate);
+  for (const Tombstone& tombstone : state.tombstones) {
+    log_->AddDeletion(tombstone.mixed, tombstone.lsn);
+  }
 }
 
 SlotGroup::Size SlotGroup::size() {
@@ -216,7 +177,22 @@ SlotGroup::Size SlotGroup::size() {
 
 SlotGroup::Totals SlotGroup::totals() {
   ReaderLock lock(mutex_);
-  return {counters_, admission_.forgotten(), tombstones_lost_};
+  return {counters_, admission_.forgotten(), tombstones_lost_, operation_};
+}
+
+void SlotGroup::AddTotals(const Totals& totals) {
+  WriterLock lock(mutex_);
+  counters_.Add(totals.counters);
+  admission_.set_forgotten(admission_.forgotten() + totals.candidates_forgotten);
+  tombstones_lost_ += totals.tombstones_lost;
+  operation_ = std::max(operation_, totals.operation);
+}
+
+void SlotGroup::ClearTotals() {
+  WriterLock lock(mutex_);
+  counters_ = {};
+  admission_.set_forgotten(0);
+  tombstones_lost_ = 0;
 }
 
 }  // namespace embery

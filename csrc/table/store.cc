@@ -208,22 +208,22 @@ Status Store::InsertMissing(std::span<const PullRequest> requests,
       });
 }
 
-Status Store::Pull(std::span<const PullRequest> requests, PullMode mode, uint32_t now_s) {
+Result<size_t> Store::Pull(std::span<const PullRequest> requests, PullMode mode, uint32_t now_s) {
   Result<std::vector<Table*>> found = FindTables(requests);
   if (!found.ok()) return found.status();
   const std::vector<Table*>& tables = found.value();
   if (mode != PullMode::kTrain) {
     Read(requests, tables, mode, now_s);
-    return Status::Ok();
+    return size_t{0};
   }
   ReaderLock gate(gate_);
   const Missing missing = Read(requests, tables, mode, now_s);
-  if (std::all_of(missing.begin(), missing.end(), [](const auto& m) { return m.empty(); })) {
-    return Status::Ok();
-  }
+  size_t count = 0;
+  for (const auto& of_request : missing) count += of_request.size();
+  if (count == 0) return count;
   EMBERY_RETURN_IF_ERROR(InsertMissing(requests, tables, missing, now_s));
   for (Table* table : tables) table->Evict({table->step() + 1, now_s}, Table::Effort::kBounded);
-  return Status::Ok();
+  return count;
 }
 
 Status Store::CheckFinite(std::span<const PushRequest> requests,

@@ -20,6 +20,21 @@ Table::Table(const TableSpec& spec, const Kernels& kernels) : context_(spec, ker
   }
 }
 
+SlotGroup& Table::copies(uint32_t number) {
+  MutexLock lock(copies_mutex_);
+  for (uint32_t i = static_cast<uint32_t>(copies_.size()); i < kGroupCount; ++i) {
+    copies_.push_back(std::make_unique<SlotGroup>(context_, i));
+  }
+  return *copies_[number];
+}
+
+size_t Table::copied_rows() {
+  MutexLock lock(copies_mutex_);
+  size_t rows = 0;
+  for (const auto& group : copies_) rows += group->size().rows;
+  return rows;
+}
+
 uint64_t Table::rows() {
   uint64_t rows = 0;
   for (const auto& group : groups_) rows += group->size().rows;

@@ -22,6 +22,9 @@ class Table {
   const RecordLayout& layout() const { return context_.layout; }
   const Kernels& kernels() const { return context_.kernels; }
   SlotGroup& group(uint32_t number) { return *groups_[number]; }
+  // Holds copies of slots whose rows are elsewhere: nothing else of the table touches it.
+  SlotGroup& copies(uint32_t number) EXCLUDES(copies_mutex_);
+  size_t copied_rows() EXCLUDES(copies_mutex_);
   const std::byte* RecordAt(Handle handle) const { return context_.slabs.At(handle); }
 
   // Relaxed throughout: steps and counts order nothing; the groups' locks do.
@@ -61,6 +64,8 @@ class Table {
 
   TableContext context_;
   std::vector<std::unique_ptr<SlotGroup>> groups_;
+  Mutex copies_mutex_;
+  std::vector<std::unique_ptr<SlotGroup>> copies_ GUARDED_BY(copies_mutex_);  // Empty, or all.
   std::atomic<uint32_t> step_{0};
   Mutex eviction_mutex_;
   uint32_t next_swept_group_ GUARDED_BY(eviction_mutex_) = 0;

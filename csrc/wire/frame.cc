@@ -50,7 +50,7 @@ Result<FrameHeader> DecodeHeader(std::span<const std::byte, kHeaderBytes> data,
   }
   if (raw.checksum != Checksum(raw)) return Malformed("its header's checksum is wrong");
   if (raw.type < static_cast<uint16_t>(FrameType::kHello) ||
-      raw.type > static_cast<uint16_t>(FrameType::kReply)) {
+      raw.type > static_cast<uint16_t>(FrameType::kCopy)) {
     return Malformed("its type is " + std::to_string(raw.type));
   }
   if (raw.body_bytes > body_bytes_max) {

@@ -24,7 +24,7 @@ namespace embery {
 
 static_assert(std::endian::native == std::endian::little, "the wire is little-endian");
 
-enum class FrameType : uint16_t { kHello = 1, kPull = 2, kPush = 3, kReply = 4 };
+enum class FrameType : uint16_t { kHello = 1, kPull = 2, kPush = 3, kReply = 4, kCopy = 5 };
 
 struct FrameHeader {
   FrameType type;

@@ -49,7 +49,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"a member not heard of for so long is lost (default: {cluster.lease_s:g})",
     )
+    add_replicas_argument(parser)
     add_credential_arguments(parser)
+
+
+def add_replicas_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare how many servers have each slot."""
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        default=ClusterOptions().replicas,
+        metavar="R",
+        help="servers that have each row: with 2, one that is killed takes nothing along, and "
+        "training goes on (default: 1)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,7 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
         port=arguments.port,
         state=arguments.state,
         insecure=arguments.insecure,
-        cluster=ClusterOptions(arguments.expect_ps, arguments.heartbeat, arguments.lease),
+        cluster=ClusterOptions(
+            arguments.expect_ps, arguments.heartbeat, arguments.lease, arguments.replicas
+        ),
         credentials=credentials_of(arguments),
     )
     with Coordinator(options) as coordinator, metrics(arguments, coordinator.samples):

@@ -23,6 +23,8 @@ _STATES: dict[ServerState, r.ServerState] = {
     "lost": r.SERVER_STATE_LOST,
     "left": r.SERVER_STATE_LEFT,
 }
+# Of a slot that nobody has a copy of.
+NO_SERVER = 2**16 - 1
 _STATE_NAMES = {message: state for state, message in _STATES.items()}
 
 
@@ -105,27 +107,36 @@ class Routing:
     """Which server owns which slot. Its arrays never change.
 
     Args:
-        version: 0 before slots were placed; then `owners` and `changed_at` are empty.
+        version: 0 before slots were placed; then the arrays are empty.
         owners: uint16, shape (4096,): the number of the server that owns the slot.
+        backups: uint16, shape (4096,): the number of the server that has a copy of the slot, equal
+            to its owner's; `NO_SERVER` where nobody has.
         changed_at: uint64, shape (4096,): the version in which the owner last changed.
-        servers: by number.
+        servers: by number, those that own slots or have copies.
     """
 
     version: int
     owners: NDArray[np.uint16]
+    backups: NDArray[np.uint16]
     changed_at: NDArray[np.uint64]
     servers: dict[int, ServerInfo] = field(default_factory=dict)
 
     @staticmethod
     def unplaced(servers: dict[int, ServerInfo]) -> Routing:
         """Return the routing of a cluster whose slots belong to nobody yet."""
-        return Routing(0, np.empty(0, np.uint16), np.empty(0, np.uint64), servers)
+        none = np.empty(0, np.uint16)
+        return Routing(0, none, none, np.empty(0, np.uint64), servers)
+
+    def holders(self) -> set[int]:
+        """Return the numbers of the servers that own slots or have copies."""
+        return set(np.unique([self.owners, self.backups]).tolist()) - {NO_SERVER}
 
     def to_message(self) -> r.Routing:
         """Return the message on the wire."""
         return r.Routing(
             version=self.version,
             owners=self.owners.tolist(),
+            backups=self.backups.tolist(),
             changed_at=self.changed_at.tolist(),
             servers=[server.to_message() for server in self.servers.values()],
         )
@@ -134,10 +145,10 @@ class Routing:
 def routing_from(message: r.Routing) -> Routing:
     """Return what a message says; raise `Internal` if it is not a whole routing."""
     count = SLOT_COUNT if message.version else 0
-    if not len(message.owners) == len(message.changed_at) == count:
+    if not len(message.owners) == len(message.backups) == len(message.changed_at) == count:
         raise Internal(
-            f"routing {message.version} has {len(message.owners)} owners and "
-            f"{len(message.changed_at)} versions, expected {count} of each"
+            f"routing {message.version} has {len(message.owners)} owners, {len(message.backups)} "
+            f"backups and {len(message.changed_at)} versions, expected {count} of each"
         )
     servers = {
         info.number: ServerInfo(
@@ -152,6 +163,7 @@ def routing_from(message: r.Routing) -> Routing:
     return Routing(
         message.version,
         np.array(message.owners, np.uint16),
+        np.array(message.backups, np.uint16),
         np.array(message.changed_at, np.uint64),
         servers,
     )

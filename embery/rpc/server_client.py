@@ -21,7 +21,7 @@ from embery.rpc import trees
 from embery.rpc.address import host_identity
 from embery.rpc.channel import CHUNK_BYTES, TIMEOUT_S, WAIT_GRACE_S, Channel
 from embery.rpc.credentials import Credentials
-from embery.rpc.records import Routing
+from embery.rpc.records import Routing, ServerInfo
 from embery.rpc.v1 import server_pb2 as s
 from embery.rpc.v1.server_pb2_grpc import ServerStub
 
@@ -78,27 +78,40 @@ class ServerClient:
             secret=reply.secret,
         )
 
-    def move_slots(
-        self, begin: int, end: int, target: str, version: int, *, timeout_s: float
-    ) -> s.MoveSlotsReply:
-        """Copy slots to the server at `target` and freeze them; the coordinator calls this."""
+    def copy_slots(
+        self,
+        begin: int,
+        end: int,
+        target: ServerInfo,
+        version: int,
+        *,
+        hand_over: bool,
+        timeout_s: float,
+    ) -> s.CopySlotsReply:
+        """Let another server follow slots, and freeze them if they are to be its own.
+
+        Only the coordinator calls this.
+        """
+        request = s.CopySlotsRequest(
+            slot_begin=begin,
+            slot_end=end,
+            target=target.address,
+            target_number=target.number,
+            routing_version=version,
+            hand_over=hand_over,
+        )
         return cast(
-            "s.MoveSlotsReply",
-            self._channel.call(
-                self._stub.MoveSlots,
-                s.MoveSlotsRequest(
-                    slot_begin=begin, slot_end=end, target=target, routing_version=version
-                ),
-                timeout_s,
-                what="move slots",
-            ),
+            "s.CopySlotsReply",
+            self._channel.call(self._stub.CopySlots, request, timeout_s, what="copy slots"),
         )
 
-    def receive_slots(self, tree: memoryview) -> None:
-        """Hand over a part of slots that move. Only another server calls this."""
-        self._channel.call(
-            self._stub.ReceiveSlots, chunks(tree), CALL_TIMEOUT_S, what="receive slots"
+    def check_copy(self, table: str, begin: int, end: int) -> tuple[int, int]:
+        """Return the number of rows in copies of slots, and a checksum. Only servers call this."""
+        request = s.SlotRange(table=table, slot_begin=begin, slot_end=end)
+        reply = self._channel.call(
+            self._stub.CheckCopy, request, self._timeout_s, what=f"check copy of {table!r}"
         )
+        return int(reply.rows), int(reply.checksum)
 
     def create_table(self, definition_json: str, *, timeout_s: float | None = None) -> None:
         """Create a table; a no-op if an equal one exists. Only the coordinator calls this."""

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65mbery/v1/routing.proto\x12\tembery.v1\"}\n\nServerInfo\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x15\n\rhost_identity\x18\x03 \x01(\t\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.embery.v1.ServerState\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\"f\n\x07Routing\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0e\n\x06owners\x18\x02 \x03(\r\x12\x12\n\nchanged_at\x18\x03 \x03(\x04\x12&\n\x07servers\x18\x04 \x03(\x0b\x32\x15.embery.v1.ServerInfo*\x8a\x01\n\x0bServerState\x12\x1c\n\x18SERVER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14SERVER_STATE_JOINING\x10\x01\x12\x15\n\x11SERVER_STATE_LIVE\x10\x02\x12\x15\n\x11SERVER_STATE_LOST\x10\x03\x12\x15\n\x11SERVER_STATE_LEFT\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65mbery/v1/routing.proto\x12\tembery.v1\"}\n\nServerInfo\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x15\n\rhost_identity\x18\x03 \x01(\t\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.embery.v1.ServerState\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\"w\n\x07Routing\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0e\n\x06owners\x18\x02 \x03(\r\x12\x12\n\nchanged_at\x18\x03 \x03(\x04\x12&\n\x07servers\x18\x04 \x03(\x0b\x32\x15.embery.v1.ServerInfo\x12\x0f\n\x07\x62\x61\x63kups\x18\x05 \x03(\r*\x8a\x01\n\x0bServerState\x12\x1c\n\x18SERVER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14SERVER_STATE_JOINING\x10\x01\x12\x15\n\x11SERVER_STATE_LIVE\x10\x02\x12\x15\n\x11SERVER_STATE_LOST\x10\x03\x12\x15\n\x11SERVER_STATE_LEFT\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'embery.v1.routing_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SERVERSTATE']._serialized_start=270
-  _globals['_SERVERSTATE']._serialized_end=408
+  _globals['_SERVERSTATE']._serialized_start=287
+  _globals['_SERVERSTATE']._serialized_end=425
   _globals['_SERVERINFO']._serialized_start=38
   _globals['_SERVERINFO']._serialized_end=163
   _globals['_ROUTING']._serialized_start=165
-  _globals['_ROUTING']._serialized_end=267
+  _globals['_ROUTING']._serialized_end=284
 # @@protoc_insertion_point(module_scope)

@@ -35,13 +35,15 @@ class ServerInfo(_message.Message):
     def __init__(self, number: _Optional[int] = ..., address: _Optional[str] = ..., host_identity: _Optional[str] = ..., state: _Optional[_Union[ServerState, str]] = ..., draining: bool = ...) -> None: ...
 
 class Routing(_message.Message):
-    __slots__ = ("version", "owners", "changed_at", "servers")
+    __slots__ = ("version", "owners", "changed_at", "servers", "backups")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     OWNERS_FIELD_NUMBER: _ClassVar[int]
     CHANGED_AT_FIELD_NUMBER: _ClassVar[int]
     SERVERS_FIELD_NUMBER: _ClassVar[int]
+    BACKUPS_FIELD_NUMBER: _ClassVar[int]
     version: int
     owners: _containers.RepeatedScalarFieldContainer[int]
     changed_at: _containers.RepeatedScalarFieldContainer[int]
     servers: _containers.RepeatedCompositeFieldContainer[ServerInfo]
-    def __init__(self, version: _Optional[int] = ..., owners: _Optional[_Iterable[int]] = ..., changed_at: _Optional[_Iterable[int]] = ..., servers: _Optional[_Iterable[_Union[ServerInfo, _Mapping]]] = ...) -> None: ...
+    backups: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, version: _Optional[int] = ..., owners: _Optional[_Iterable[int]] = ..., changed_at: _Optional[_Iterable[int]] = ..., servers: _Optional[_Iterable[_Union[ServerInfo, _Mapping]]] = ..., backups: _Optional[_Iterable[int]] = ...) -> None: ...

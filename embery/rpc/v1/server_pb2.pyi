@@ -160,19 +160,23 @@ class FreezeReply(_message.Message):
     routing_version: int
     def __init__(self, routing_version: _Optional[int] = ...) -> None: ...
 
-class MoveSlotsRequest(_message.Message):
-    __slots__ = ("slot_begin", "slot_end", "target", "routing_version")
+class CopySlotsRequest(_message.Message):
+    __slots__ = ("slot_begin", "slot_end", "target", "target_number", "routing_version", "hand_over")
     SLOT_BEGIN_FIELD_NUMBER: _ClassVar[int]
     SLOT_END_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
+    TARGET_NUMBER_FIELD_NUMBER: _ClassVar[int]
     ROUTING_VERSION_FIELD_NUMBER: _ClassVar[int]
+    HAND_OVER_FIELD_NUMBER: _ClassVar[int]
     slot_begin: int
     slot_end: int
     target: str
+    target_number: int
     routing_version: int
-    def __init__(self, slot_begin: _Optional[int] = ..., slot_end: _Optional[int] = ..., target: _Optional[str] = ..., routing_version: _Optional[int] = ...) -> None: ...
+    hand_over: bool
+    def __init__(self, slot_begin: _Optional[int] = ..., slot_end: _Optional[int] = ..., target: _Optional[str] = ..., target_number: _Optional[int] = ..., routing_version: _Optional[int] = ..., hand_over: bool = ...) -> None: ...
 
-class MoveSlotsReply(_message.Message):
+class CopySlotsReply(_message.Message):
     __slots__ = ("rows", "bytes", "frozen_seconds")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -182,9 +186,13 @@ class MoveSlotsReply(_message.Message):
     frozen_seconds: float
     def __init__(self, rows: _Optional[int] = ..., bytes: _Optional[int] = ..., frozen_seconds: _Optional[float] = ...) -> None: ...
 
-class ReceiveSlotsReply(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+class CheckCopyReply(_message.Message):
+    __slots__ = ("rows", "checksum")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    checksum: int
+    def __init__(self, rows: _Optional[int] = ..., checksum: _Optional[int] = ...) -> None: ...
 
 class TableName(_message.Message):
     __slots__ = ("table",)

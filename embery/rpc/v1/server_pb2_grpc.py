@@ -104,15 +104,15 @@ class ServerStub(object):
                 request_serializer=embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
                 response_deserializer=embery_dot_v1_dot_server__pb2.ImportReply.FromString,
                 _registered_method=True)
-        self.MoveSlots = channel.unary_unary(
-                '/embery.v1.Server/MoveSlots',
-                request_serializer=embery_dot_v1_dot_server__pb2.MoveSlotsRequest.SerializeToString,
-                response_deserializer=embery_dot_v1_dot_server__pb2.MoveSlotsReply.FromString,
+        self.CopySlots = channel.unary_unary(
+                '/embery.v1.Server/CopySlots',
+                request_serializer=embery_dot_v1_dot_server__pb2.CopySlotsRequest.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_server__pb2.CopySlotsReply.FromString,
                 _registered_method=True)
-        self.ReceiveSlots = channel.stream_unary(
-                '/embery.v1.Server/ReceiveSlots',
-                request_serializer=embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
-                response_deserializer=embery_dot_v1_dot_server__pb2.ReceiveSlotsReply.FromString,
+        self.CheckCopy = channel.unary_unary(
+                '/embery.v1.Server/CheckCopy',
+                request_serializer=embery_dot_v1_dot_server__pb2.SlotRange.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_server__pb2.CheckCopyReply.FromString,
                 _registered_method=True)
         self.ConnectRdma = channel.unary_unary(
                 '/embery.v1.Server/ConnectRdma',
@@ -219,16 +219,17 @@ class ServerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def MoveSlots(self, request, context):
-        """Copies slots to another server while they change, freezes them, and copies the rest. They stay
-        frozen until the next routing says whose they are.
+    def CopySlots(self, request, context):
+        """Copies slots to another server while they change, which follows them from then on; so the next
+        routing may name it as their backup. To hand them over, they are frozen then, until the next
+        routing says whose they are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ReceiveSlots(self, request_iterator, context):
-        """A part of them, on the way: a tree (embery/rpc/trees.py) that says which.
+    def CheckCopy(self, request, context):
+        """Counts what a server has of copies of slots of one group.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -321,15 +322,15 @@ def add_ServerServicer_to_server(servicer, server):
                     request_deserializer=embery_dot_v1_dot_server__pb2.Chunk.FromString,
                     response_serializer=embery_dot_v1_dot_server__pb2.ImportReply.SerializeToString,
             ),
-            'MoveSlots': grpc.unary_unary_rpc_method_handler(
-                    servicer.MoveSlots,
-                    request_deserializer=embery_dot_v1_dot_server__pb2.MoveSlotsRequest.FromString,
-                    response_serializer=embery_dot_v1_dot_server__pb2.MoveSlotsReply.SerializeToString,
+            'CopySlots': grpc.unary_unary_rpc_method_handler(
+                    servicer.CopySlots,
+                    request_deserializer=embery_dot_v1_dot_server__pb2.CopySlotsRequest.FromString,
+                    response_serializer=embery_dot_v1_dot_server__pb2.CopySlotsReply.SerializeToString,
             ),
-            'ReceiveSlots': grpc.stream_unary_rpc_method_handler(
-                    servicer.ReceiveSlots,
-                    request_deserializer=embery_dot_v1_dot_server__pb2.Chunk.FromString,
-                    response_serializer=embery_dot_v1_dot_server__pb2.ReceiveSlotsReply.SerializeToString,
+            'CheckCopy': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckCopy,
+                    request_deserializer=embery_dot_v1_dot_server__pb2.SlotRange.FromString,
+                    response_serializer=embery_dot_v1_dot_server__pb2.CheckCopyReply.SerializeToString,
             ),
             'ConnectRdma': grpc.unary_unary_rpc_method_handler(
                     servicer.ConnectRdma,
@@ -731,7 +732,7 @@ class Server(object):
             _registered_method=True)
 
     @staticmethod
-    def MoveSlots(request,
+    def CopySlots(request,
             target,
             options=(),
             channel_credentials=None,
@@ -744,9 +745,9 @@ class Server(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/embery.v1.Server/MoveSlots',
-            embery_dot_v1_dot_server__pb2.MoveSlotsRequest.SerializeToString,
-            embery_dot_v1_dot_server__pb2.MoveSlotsReply.FromString,
+            '/embery.v1.Server/CopySlots',
+            embery_dot_v1_dot_server__pb2.CopySlotsRequest.SerializeToString,
+            embery_dot_v1_dot_server__pb2.CopySlotsReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -758,7 +759,7 @@ class Server(object):
             _registered_method=True)
 
     @staticmethod
-    def ReceiveSlots(request_iterator,
+    def CheckCopy(request,
             target,
             options=(),
             channel_credentials=None,
@@ -768,12 +769,12 @@ class Server(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.stream_unary(
-            request_iterator,
+        return grpc.experimental.unary_unary(
+            request,
             target,
-            '/embery.v1.Server/ReceiveSlots',
-            embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
-            embery_dot_v1_dot_server__pb2.ReceiveSlotsReply.FromString,
+            '/embery.v1.Server/CheckCopy',
+            embery_dot_v1_dot_server__pb2.SlotRange.SerializeToString,
+            embery_dot_v1_dot_server__pb2.CheckCopyReply.FromString,
             options,
             channel_credentials,
             insecure,
