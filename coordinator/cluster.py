@@ -168,6 +168,11 @@ class Cluster:
             group = worker.progress.group
             return slowest(time.monotonic(), self._state, group, self.options)[0]
 
+    def leases_from(self) -> int:
+        """Return the number below which all leases are over."""
+        with self._changed:
+            return self.readings.leases_from()
+
     def wait_clock(
         self, incarnation: str, progress: Progress, at_least: int, wait_s: float
     ) -> int | None:

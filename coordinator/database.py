@@ -39,10 +39,13 @@ CREATE TABLE moves (
 CREATE TABLE wanted (servers INTEGER NOT NULL);
 CREATE TABLE readings (
     ordinal INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, plan TEXT NOT NULL,
-    count INTEGER NOT NULL, stopped INTEGER NOT NULL, error TEXT NOT NULL);
+    count INTEGER NOT NULL, first_lease INTEGER NOT NULL, stopped INTEGER NOT NULL,
+    error TEXT NOT NULL);
+CREATE TABLE lease_numbers (next INTEGER NOT NULL);
 CREATE TABLE pieces (
     reading TEXT NOT NULL, number INTEGER NOT NULL, done INTEGER NOT NULL,
     finished INTEGER NOT NULL, token INTEGER NOT NULL, holder INTEGER, failures INTEGER NOT NULL,
+    lease INTEGER NOT NULL,
     PRIMARY KEY (reading, number)) WITHOUT ROWID;
 CREATE TABLE routing (
     version INTEGER PRIMARY KEY, owners BLOB NOT NULL, backups BLOB NOT NULL,
@@ -91,6 +94,7 @@ class Database:
                     "INSERT INTO cluster VALUES (?, ?)",
                     (uuid.uuid4().hex, secrets.token_bytes(SECRET_BYTES)),
                 )
+                self._connection.execute("INSERT INTO lease_numbers VALUES (1)")
                 self._connection.execute(f"PRAGMA user_version={FORMAT}")
             elif found != FORMAT:
                 raise InvalidArgument(
@@ -255,20 +259,33 @@ class Database:
                 ),
             )
 
+    def reserve_leases(self, count: int) -> int:
+        """Return the first of `count` numbers of leases that follow one another, never used yet."""
+        with self._transaction():
+            first = self.next_lease()
+            self._connection.execute("UPDATE lease_numbers SET next=?", (first + count,))
+        return first
+
+    def next_lease(self) -> int:
+        """Return the number that the next lease will have."""
+        (number,) = self._connection.execute("SELECT next FROM lease_numbers").fetchone()
+        return int(number)
+
     def load_readings(self) -> dict[str, Reading]:
         """Return the readings as of the last change, the oldest first."""
         rows = self._connection.execute
         found = {
-            name: Reading(name, plan, count, {}, bool(stopped), error)
-            for name, plan, count, stopped, error in rows(
-                "SELECT name, plan, count, stopped, error FROM readings ORDER BY ordinal"
+            name: Reading(name, plan, count, {}, bool(stopped), error, first_lease)
+            for name, plan, count, stopped, error, first_lease in rows(
+                "SELECT name, plan, count, stopped, error, first_lease FROM readings "
+                "ORDER BY ordinal"
             )
         }
-        for name, number, done, finished, token, holder, failures in rows(
-            "SELECT reading, number, done, finished, token, holder, failures FROM pieces"
+        for name, number, done, finished, token, holder, failures, lease in rows(
+            "SELECT reading, number, done, finished, token, holder, failures, lease FROM pieces"
         ):
             found[name].pieces[number] = Piece(
-                number, done, bool(finished), token, holder, failures
+                number, done, bool(finished), token, holder, failures, lease
             )
         return found
 
@@ -276,14 +293,31 @@ class Database:
         """Record a reading and those of its pieces that have changed."""
         with self._transaction():
             self._connection.execute(
-                "INSERT INTO readings (name, plan, count, stopped, error) VALUES (?, ?, ?, ?, ?) "
+                "INSERT INTO readings (name, plan, count, first_lease, stopped, error) "
+                "VALUES (?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (name) DO UPDATE SET stopped=excluded.stopped, error=excluded.error",
-                (reading.name, reading.plan, reading.count, reading.stopped, reading.error),
+                (
+                    reading.name,
+                    reading.plan,
+                    reading.count,
+                    reading.first_lease,
+                    reading.stopped,
+                    reading.error,
+                ),
             )
             self._connection.executemany(
-                "INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (reading.name, p.number, p.done, p.finished, p.token, p.holder, p.failures)
+                    (
+                        reading.name,
+                        p.number,
+                        p.done,
+                        p.finished,
+                        p.token,
+                        p.holder,
+                        p.failures,
+                        p.lease,
+                    )
                     for p in changed
                 ],
             )

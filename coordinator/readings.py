@@ -12,7 +12,7 @@ from embery.coordinator.database import Database
 from embery.coordinator.leasing import failure, grant, revoke, settle
 from embery.coordinator.state import ClusterOptions, Piece, Reading, Worker
 from embery.errors import InvalidArgument, Unavailable
-from embery.rpc.readings import LEASES_MAX, PIECES_MAX, BegunPiece, LeaseReport
+from embery.rpc.readings import LEASES, LEASES_MAX, PIECES_MAX, BegunPiece, LeaseReport
 from embery.validation import require_int
 
 log = logging.getLogger(__name__)
@@ -41,11 +41,17 @@ class Readings:
         self._worker_of = worker_of
         # Replaced under the lock, never changed; the oldest first.
         self._readings = database.load_readings()
+        self._over = {r.name for r in self._readings.values() if r.is_over}
 
     @property
     def all(self) -> Mapping[str, Reading]:
         """Return all readings by name."""
         return self._readings
+
+    def leases_from(self) -> int:
+        """Return the number below which all leases are over; called under the lock."""
+        unfinished = (r for r in self._readings.values() if r.name not in self._over)
+        return min(map(_leases_from, unfinished), default=self._database.next_lease())
 
     def open(self, name: str, plan: str, count: int, begun: Iterable[BegunPiece]) -> Reading:
         """Open a reading, unless it is there already; return it.
@@ -54,13 +60,17 @@ class Readings:
             InvalidArgument: it is there with another plan, or an argument is out of its range.
         """
         require_int("open reading: pieces", count, low=0, high=PIECES_MAX)
-        pieces = {p.piece: Piece(p.piece, p.done, p.finished) for p in begun}
+        pieces = {
+            p.piece: Piece(p.piece, p.done, p.finished, p.token, lease=max(0, p.lease - LEASES))
+            for p in begun
+        }
         for number in pieces:
             require_int("open reading: piece", number, low=0, high=count - 1)
         with self._changed:
             known = self._readings.get(name)
             if known is None:
-                known = Reading(name, plan, count, pieces)
+                first_lease = self._database.reserve_leases(count)
+                known = Reading(name, plan, count, pieces, first_lease=first_lease)
                 self._database.put_reading(known, pieces.values())
                 self._readings = {**self._readings, name: known}
                 self._forget_old()
@@ -142,9 +152,18 @@ class Readings:
         reading = replace(reading, error=reading.error or failure(reading, reason))
         self._database.put_reading(reading, changed)
         self._readings = {**self._readings, name: reading}
+        if reading.is_over:
+            self._over.add(name)
         self._changed.notify_all()
 
     def _forget_old(self) -> None:
         for name in list(self._readings)[: max(0, len(self._readings) - READINGS_MAX)]:
             self._database.forget_reading(name)
             self._readings = {n: r for n, r in self._readings.items() if n != name}
+            self._over.discard(name)
+
+
+def _leases_from(reading: Reading) -> int:
+    """Return the lowest number of a lease of a reading."""
+    earlier = (piece.lease for piece in reading.pieces.values() if piece.lease)
+    return min(earlier, default=reading.first_lease)

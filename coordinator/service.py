@@ -7,7 +7,7 @@ from typing import Any
 from embery.coordinator.cluster import Cluster
 from embery.errors import InvalidArgument
 from embery.rpc.address import split_address
-from embery.rpc.readings import BegunPiece, LeaseReport
+from embery.rpc.readings import LEASES, BegunPiece, LeaseReport
 from embery.rpc.records import Progress
 from embery.rpc.serving import answering
 from embery.rpc.v1 import coordinator_pb2 as c
@@ -79,6 +79,7 @@ class CoordinatorService(CoordinatorServicer):
         return c.HeartbeatReply(
             known=known,
             slowest=self._cluster.slowest(request.incarnation),
+            leases_from=LEASES + self._cluster.leases_from(),
             routing_version=self._cluster.state.routing.version,
             table_count=len(self._cluster.state.tables),
             drained=known and self._cluster.is_drained(request.incarnation),
@@ -135,13 +136,15 @@ class CoordinatorService(CoordinatorServicer):
         """Begin to share out a data set."""
         _require_text("reading", request.reading)
         _require_text("plan", request.plan, PLAN_BYTES_MAX)
-        begun = [BegunPiece(p.piece, p.done, p.finished) for p in request.begun]
+        begun = [BegunPiece.of(piece) for piece in request.begun]
         reading = self._cluster.readings.open(request.reading, request.plan, request.pieces, begun)
         return c.OpenReadingReply(
             begun=[
-                c.BegunPiece(piece=p.number, done=p.done, finished=p.finished)
+                BegunPiece(
+                    p.number, p.done, p.finished, LEASES + reading.lease_of(p), p.token
+                ).to_message()
                 for p in reading.pieces.values()
-                if p.done or p.finished
+                if p.token or p.done or p.finished
             ]
         )
 
@@ -157,7 +160,15 @@ class CoordinatorService(CoordinatorServicer):
             stop=request.stop,
         )
         return c.HoldLeasesReply(
-            leases=[c.Lease(piece=p.number, token=p.token, done=p.done) for p in held],
+            leases=[
+                c.Lease(
+                    piece=p.number,
+                    token=p.token,
+                    done=p.done,
+                    number=LEASES + reading.lease_of(p),
+                )
+                for p in held
+            ],
             state=reading.state,
             error=reading.error,
         )

@@ -86,6 +86,7 @@ class Piece:
         token: of the newest lease: each has one more than the lease before it.
         holder: client number of the worker that has the lease; None where nobody does.
         failures: leases that ended in an error, or with the loss of their worker.
+        lease: number of its leases, if it was begun in another reading; else 0.
     """
 
     number: int
@@ -94,6 +95,7 @@ class Piece:
     token: int = 0
     holder: int | None = None
     failures: int = 0
+    lease: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class Reading:
         plan: what is read and how it is cut into batches, in words.
         count: how many pieces there are.
         pieces: by number, those that were ever begun.
+        first_lease: number of the leases of piece 0; those of the others follow.
         stopped: whether a worker ended it.
         error: why it failed; "" if it did not.
     """
@@ -115,6 +118,7 @@ class Reading:
     pieces: dict[int, Piece] = field(default_factory=dict)
     stopped: bool = False
     error: str = ""
+    first_lease: int = 0
 
     @property
     def finished_count(self) -> int:
@@ -129,6 +133,15 @@ class Reading:
         if self.stopped:
             return "stopped"
         return "finished" if self.finished_count == self.count else "open"
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether no batch of it will be pushed any more."""
+        return self.state != "open" and all(p.holder is None for p in self.pieces.values())
+
+    def lease_of(self, piece: Piece) -> int:
+        """Return the number of the leases of a piece."""
+        return piece.lease or self.first_lease + piece.number
 
     def held_by(self, client: int) -> list[Piece]:
         """Return the pieces that a worker has leases of, in their order."""

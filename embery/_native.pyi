@@ -190,6 +190,9 @@ class Server:
     def note_change(self) -> None:
         """Let followers be told of rows that were changed otherwise than by requests."""
 
+    def retire_leases(self, before: int) -> None:
+        """Forget the leases of numbers below `before`, and refuse their pushes from now on."""
+
     def handle(self, frame: bytes) -> bytes:
         """Answer a frame that another channel carried, which has authenticated its sender.
 
@@ -322,11 +325,13 @@ class Client:
         now_s: int,
         timeout_s: float,
         refused: Sequence[NDArray[np.uint8]] | None = None,
+        as_: int | None = None,
     ) -> int:
         """Apply gradients; return how many keys were refused, as `pull` does.
 
-        Every server counts a step of each table, keys or not. With `world` > 1 it is one of the
-        pushes of a round, which are applied as one, in rank order, when all are in.
+        `as_` is the number of the lease that the batch is of, if it is of one, and `round >> 32`
+        the token then. Every server counts a step of each table, keys or not. With `world` > 1 it
+        is one of the pushes of a round, which are applied as one, in rank order, when all are in.
         """
 
     def send_copy(self, server: int, frame: bytes, timeout_s: float) -> int:

@@ -29,7 +29,7 @@ from embery.rpc.membership import Membership
 from embery.rpc.records import NO_SERVER, Routing, table_from_json
 from embery.rpc.server_client import ServerClient
 from embery.rpc.transports import TRANSPORT_VARIABLE, TRANSPORTS, connect
-from embery.store import F32, U64
+from embery.store import F32, U64, BatchIdentity
 from embery.table import Table, require_same
 from embery.validation import require_int
 
@@ -281,12 +281,21 @@ class ClusterStore(RowStore):
         )
 
     def _push_rows(
-        self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32], now_s: int
+        self,
+        tables: Sequence[str],
+        keys: Sequence[U64],
+        grads: Sequence[F32],
+        now_s: int,
+        batch: BatchIdentity | None,
     ) -> None:
         salts, dims = self._columns(tables)
         # One round at a time: a server takes a later round for the end of an earlier one.
         with self._round_lock if self._world > 1 else nullcontext():
-            sequence, number = next(self._sequence), next(self._rounds)
+            if batch is None:
+                sequence, number = next(self._sequence), next(self._rounds)
+            else:
+                sequence = batch.number
+                number = batch.token << 32 | batch.number & 0xFFFFFFFF
 
             def attempt(left_s: float) -> int:
                 # Servers know the sequence: what they have applied already they do not again.
@@ -304,6 +313,7 @@ class ClusterStore(RowStore):
                     now_s=now_s,
                     timeout_s=left_s,
                     refused=refused,
+                    as_=None if batch is None else batch.lease,
                 )
                 if count:
                     again = [np.flatnonzero(r) for r in refused]

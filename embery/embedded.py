@@ -22,7 +22,7 @@ from embery.row_store import (
     require_restorable,
     require_threads,
 )
-from embery.store import F32, U64
+from embery.store import F32, U64, BatchIdentity
 from embery.table import Table, require_same
 from embery.validation import require_int
 
@@ -86,7 +86,12 @@ class EmbeddedStore(RowStore):
         self._native.peek([self._ids[t] for t in tables], keys, out, absent, self.now_s())
 
     def _push_rows(
-        self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32], now_s: int
+        self,
+        tables: Sequence[str],
+        keys: Sequence[U64],
+        grads: Sequence[F32],
+        now_s: int,
+        batch: BatchIdentity | None,
     ) -> None:
         self._native.push([self._ids[t] for t in tables], keys, grads, now_s)
 

@@ -20,7 +20,7 @@ from embery.checkpoint.format import ROW_DTYPES, STATE, VALUES
 from embery.errors import InvalidArgument, SchemaMismatch, TableNotFound, Unavailable
 from embery.optim import FTRL
 from embery.rows import describe
-from embery.store import F32, U64, PushWatcher, Store
+from embery.store import F32, U64, BatchIdentity, PushWatcher, Store
 from embery.table import Table, require_same
 from embery.validation import require_int
 
@@ -72,9 +72,14 @@ class RowStore(Store):
 
     @abstractmethod
     def _push_rows(
-        self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32], now_s: int
+        self,
+        tables: Sequence[str],
+        keys: Sequence[U64],
+        grads: Sequence[F32],
+        now_s: int,
+        batch: BatchIdentity | None,
     ) -> None:
-        """Apply the gradients; returns once they are."""
+        """Apply the gradients, of `batch` if it is given; returns once they are."""
 
     @abstractmethod
     def _import_rows(self, table: str, columns: dict[str, NDArray[Any]]) -> None:
@@ -152,12 +157,17 @@ class RowStore(Store):
         return [table], [key_array], [rows]
 
     def _apply(
-        self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32], now_s: int
+        self,
+        tables: Sequence[str],
+        keys: Sequence[U64],
+        grads: Sequence[F32],
+        now_s: int,
+        batch: BatchIdentity | None = None,
     ) -> None:
         with ExitStack() as watched:
             for watcher in self._watchers:
                 watched.enter_context(watcher.pushing(tables, keys))
-            self._push_rows(tables, keys, grads, now_s)
+            self._push_rows(tables, keys, grads, now_s, batch)
 
     def pull_async(self, table: str, keys: Any, *, train: bool = True) -> Future[F32]:
         """See `Store.pull_async`; a wrong argument raises here, not in the future."""
@@ -196,11 +206,18 @@ class RowStore(Store):
             self._table(table)
         self._peek_rows(tables, keys, out, absent)
 
-    def push_batch(self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32]) -> None:
+    def push_batch(
+        self,
+        tables: Sequence[str],
+        keys: Sequence[U64],
+        grads: Sequence[F32],
+        *,
+        batch: BatchIdentity | None = None,
+    ) -> None:
         """See `Store.push_batch`."""
         for table in tables:
             self._table(table)
-        self._apply(tables, keys, grads, self.now_s())
+        self._apply(tables, keys, grads, self.now_s(), batch)
 
     # -- watchers, time, background ---------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -30,6 +31,22 @@ if TYPE_CHECKING:
 U64 = NDArray[np.uint64]
 F32 = NDArray[np.float32]
 URL_VARIABLE = "EMBERY_STORE"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchIdentity:
+    """Which batch a push is of: servers apply it once, whoever pushes it, and how often.
+
+    Args:
+        lease: number of the lease that the batch was read by, unique in the life of a cluster.
+        token: of the lease; pushes with a lower one than servers have seen are refused.
+        number: of the batch in its lease, from 1. Batches are pushed in this order, each when the
+            one before it was acknowledged.
+    """
+
+    lease: int
+    token: int
+    number: int
 
 
 class PushWatcher(Protocol):
@@ -154,8 +171,18 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def push_batch(self, tables: Sequence[str], keys: Sequence[U64], grads: Sequence[F32]) -> None:
-        """Push to several tables at once; returns once all is applied."""
+    def push_batch(
+        self,
+        tables: Sequence[str],
+        keys: Sequence[U64],
+        grads: Sequence[F32],
+        *,
+        batch: BatchIdentity | None = None,
+    ) -> None:
+        """Push to several tables at once; returns once all is applied.
+
+        With `batch`, which has one push, what is applied of it already is left as it is.
+        """
 
     def join_group(self, rank: int, world: int) -> None:
         """Make the pushes of this handle parts of those of `world` workers; (0, 1) ends that.

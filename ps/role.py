@@ -218,6 +218,7 @@ class ParameterServer:
 
     def _answered(self, beat: Beat) -> None:
         """Catch up with a coordinator that knows more than this server, or not this server."""
+        self._tables.native.retire_leases(beat.leases_from)
         if beat.drained:
             self.drained.set()
         known = (self._tables.routing_version, self._tables.count)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,6 +25,7 @@ from embery.worker.batches import closing_iterator
 from embery.worker.bounded import BoundedReader, PushQueue
 from embery.worker.clock import BatchClock
 from embery.worker.fitting import FitOptions, FitRun
+from embery.worker.gradients import Push
 from embery.worker.leasing import LeasedBatches, require_pieces
 from embery.worker.lookahead import read_ahead
 
@@ -157,7 +159,7 @@ class AsyncFit(FitRun):
         trainer, tally = self._trainer, self._tally
         batch = cast("Batch", trainer.to_device(batch))
         learned = trainer.learn(batch)
-        work: list[Any] = [push.apply for push in learned.pushes]
+        work: list[Any] = [partial(_apply_oldest, push, self._reading) for push in learned.pushes]
         if self._dense is not None:
             work.append(self._dense.pull)
         self._queue.submit([*work, self._clock.commit, self._reading.commit])
@@ -218,3 +220,8 @@ class AsyncFit(FitRun):
 
     def _take_place(self, progress: dict[str, Any]) -> None:
         self._begun = [BegunPiece(*piece) for piece in progress["reading"]["begun"]]
+
+
+def _apply_oldest(push: Push, reading: LeasedBatches) -> None:
+    """Push the gradients of a batch whose turn it is: it is the oldest that is not committed."""
+    push.apply(reading.oldest)

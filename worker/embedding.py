@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from embery._native import BatchPlan, BatchPlanner
 from embery.errors import InvalidArgument
 from embery.jagged import JaggedTensor, KeyedJaggedTensor, KeyedTensor
-from embery.store import Store
+from embery.store import BatchIdentity, Store
 from embery.table import Table
 from embery.validation import require_int
 from embery.worker.autograd import GatherRows, Pass, PoolRows
@@ -157,17 +157,17 @@ class EmbeddingModule(nn.Module):
         """Drop what `read_ahead` left for `batch` and the module has not used."""
         self._ahead.pop(id(batch), None)
 
-    def step(self) -> None:
+    def step(self, batch: BatchIdentity | None = None) -> None:
         """Push the gradients of all forward passes since the last step, and return once applied.
 
         Each distinct key gets one optimizer step with its summed gradient.
         `embery.worker.gradients.push_gradients` steps several collections as one, which matters
-        where they share a table.
+        where they share a table, and says what `batch` is.
 
         Raises:
             InvalidArgument: no gradient has arrived; call loss.backward() first.
         """
-        push_gradients([self])
+        push_gradients([self], batch)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients that were not pushed yet."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from embery._native import BatchPlan
 from embery.errors import InvalidArgument
-from embery.store import F32, U64, Store
+from embery.store import F32, U64, BatchIdentity, Store
 
 if TYPE_CHECKING:
     from embery.worker.embedding import EmbeddingModule
@@ -88,22 +88,25 @@ class Push:
     keys: list[U64]
     grads: list[F32]
 
-    def apply(self) -> None:
-        """Push, and return once applied."""
-        self.store.push_batch(self.tables, self.keys, self.grads)
+    def apply(self, batch: BatchIdentity | None = None) -> None:
+        """Push, as that of `batch` if it is given, and return once applied."""
+        self.store.push_batch(self.tables, self.keys, self.grads, batch=batch)
 
 
-def push_gradients(collections: Iterable[EmbeddingModule]) -> None:
+def push_gradients(
+    collections: Iterable[EmbeddingModule], batch: BatchIdentity | None = None
+) -> None:
     """Push what the backward passes left in `collections`, as one push to each store.
 
     The gradients of a key that several forward passes or collections read are summed in order:
-    collection by collection as given, forward pass by forward pass.
+    collection by collection as given, forward pass by forward pass. `batch` says which batch of a
+    lease they are of: `LeasedBatches.oldest`.
 
     Raises:
         InvalidArgument: there is no gradient to push; nothing was changed.
     """
     for push in take_pushes(collections):
-        push.apply()
+        push.apply(batch)
 
 
 def take_pushes(collections: Iterable[EmbeddingModule]) -> list[Push]:

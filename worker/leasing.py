@@ -24,7 +24,7 @@ from embery.data import Batch
 from embery.data.reading import BlockDataset
 from embery.errors import DeadlineExceeded, EmberyError, InvalidArgument, Unavailable
 from embery.rpc.readings import LEASES_MAX, BegunPiece, Holding, Lease, LeaseReport, Outcome
-from embery.store import Store
+from embery.store import BatchIdentity, Store
 from embery.worker.batches import close_iterator
 from embery.worker.group import TIMEOUT_S, WorkerGroup
 
@@ -94,7 +94,7 @@ class LeasedBatches:
         with LeasedBatches.of_run(data, store, epoch=epoch) as batches:
             for batch in em.prefetch(batches, model.emb):
                 loss_fn(model(batch), batch.label).backward()
-                dense_optimizer.step(); emb.step()
+                dense_optimizer.step(); emb.step(batches.oldest)
                 batches.commit()
 
     It ends when all pieces are finished, whoever read them. One thread iterates, once; `commit` may
@@ -263,6 +263,19 @@ class LeasedBatches:
             if held.finished or not self._uncommitted:
                 self._changed.notify_all()
 
+    @property
+    def oldest(self) -> BatchIdentity:
+        """Return which batch is the oldest that was taken and not committed: the next to push.
+
+        Raises:
+            InvalidArgument: there is none.
+        """
+        with self._changed:
+            if not self._uncommitted:
+                raise InvalidArgument("oldest: every batch that was taken is committed already")
+            held = self._uncommitted[0]
+            return BatchIdentity(held.lease.number, held.lease.token, held.done + 1)
+
     def end(self) -> None:
         """Take no more batches in this worker; what was taken can still be committed."""
         with self._changed:
@@ -337,7 +350,11 @@ class LeasedBatches:
             for key in self._held.keys() - found.keys():
                 held = self._held.pop(key)
                 if not (held.finished or self._ended):
-                    log.warning("the lease of piece %d is not ours any more", held.lease.piece)
+                    raise EmberyError(
+                        f"the lease of piece {held.lease.piece} was given to another worker, as "
+                        "this one was not heard of for too long; what it pushed counts once, and "
+                        "it must end now"
+                    )
             self._waiting = deque(held for held in self._waiting if held.key in found)
             for key in sorted(found.keys() - self._held.keys()):
                 self._held[key] = held = _Held(found[key], found[key].done)

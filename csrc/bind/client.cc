@@ -150,7 +150,7 @@ size_t Pull(Client& client, const std::vector<uint64_t>& salts, const std::vecto
 size_t Push(Client& client, const std::vector<uint64_t>& salts, const std::vector<uint32_t>& dims,
             const Arrays& keys, const Arrays& grads, uint64_t sequence, uint64_t round,
             uint32_t rank, uint32_t world, uint32_t now_s, double timeout_s,
-            const std::optional<Arrays>& refused) {
+            const std::optional<Arrays>& refused, std::optional<uint64_t> as) {
   const Deadline deadline = DeadlineAfter(timeout_s);
   if (world == 0 || world > kWorldMax || rank >= world) {
     ThrowIfError(Status::InvalidArgument("push: rank must be below world, and world 1 to " +
@@ -160,8 +160,9 @@ size_t Push(Client& client, const std::vector<uint64_t>& salts, const std::vecto
   const CallArrays arrays(salts, dims, keys);
   const std::vector<const float*> rows = arrays.Rows(grads, "grads");
   const std::vector<uint8_t*> refused_flags = arrays.Flags(refused, "refused");
-  const PushCall call{arrays.tables(), rows,  sequence,      round,   rank,
-                      world,           now_s, refused_flags, deadline};
+  const PushCall call{
+      arrays.tables(), rows,    as.value_or(client.number()), sequence, round, rank, world, now_s,
+      refused_flags,   deadline};
   const Result<size_t> result = [&] {
     const py::gil_scoped_release release;
     return client.Push(call);
@@ -320,7 +321,8 @@ void BindClient(py::module_& module) {
            py::arg("refused") = py::none())
       .def("push", &Push, py::arg("salts"), py::arg("dims"), py::arg("keys"), py::arg("grads"),
            py::kw_only(), py::arg("sequence"), py::arg("round"), py::arg("rank"), py::arg("world"),
-           py::arg("now_s"), py::arg("timeout_s"), py::arg("refused") = py::none())
+           py::arg("now_s"), py::arg("timeout_s"), py::arg("refused") = py::none(),
+           py::arg("as_") = py::none())
       .def(
           "send_copy",
           [](Client& client, uint16_t server, const py::bytes& frame, double timeout_s) {

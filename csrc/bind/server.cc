@@ -302,6 +302,10 @@ void BindServer(py::module_& module) {
             server.service().FreezeSlots(slot_begin, slot_end);
           },
           py::arg("slot_begin"), py::arg("slot_end"))
+      .def(
+          "retire_leases",
+          [](Server& server, uint64_t before) { server.service().RetireLeases(before); },
+          py::arg("before"))
       .def("handle", &HandleFrame, py::arg("frame"))
       .def("stats", &ServerStats)
       .def("traffic", &ServerTraffic)

@@ -387,7 +387,7 @@ Status Client::SendGradients(const PushCall& call, const ClientRouting& by,
   std::vector<std::byte*> to;
   std::vector<std::vector<std::byte>> heads(count);
   std::vector<size_t> grads_offset;  // In the body.
-  const PushHead head{by.version, number_,    call.sequence, call.round,
+  const PushHead head{by.version, call.as,    call.sequence, call.round,
                       call.rank,  call.world, call.now_s};
   for (size_t s = 0; s < count; ++s) {
     const Shards::Shard& shard = shards.shards()[s];

@@ -41,6 +41,7 @@ struct PullCall {
 struct PushCall {
   std::span<const TableKeys> tables;
   std::span<const float* const> grads;  // (keys, dim) of each table.
+  uint64_t as;  // Whose push it is: the client's number, or that of a lease.
   uint64_t sequence;
   uint64_t round;
   uint32_t rank;

@@ -47,15 +47,52 @@ void AppliedPushes::Client::Settle(const SlotSet& slots, const SlotSet& passed_b
 }
 
 AppliedPushes::Client& AppliedPushes::Use(uint64_t number) {
-  Client& client = clients_[number];
+  const auto [at, added] = clients_.try_emplace(number);
+  Client& client = at->second;
   client.last_use = ++uses_;
-  if (clients_.size() > kClientsMax) {
+  if (added && number >= PushIdentity::kLeases) ++lease_count_;
+  if (clients_.size() - lease_count_ > kClientsMax) {
     clients_.erase(std::min_element(
-        clients_.begin(), clients_.end(),
+        clients_.begin(), clients_.lower_bound(PushIdentity::kLeases),
         [](const auto& a, const auto& b) { return a.second.last_use < b.second.last_use; }));
     ++clients_forgotten_;
   }
   return client;
+}
+
+Status AppliedPushes::Admit(const PushIdentity& push, uint64_t token) {
+  if (!push.is_leased()) return Status::Ok();
+  const std::string lease = "lease " + std::to_string(push.client - PushIdentity::kLeases);
+  const MutexLock lock(mutex_);
+  if (push.client < leases_from_) {
+    return Status::InvalidArgument("batch " + std::to_string(push.sequence) + " of " + lease +
+                                   ": the lease is over, its batches are done; nothing was done");
+  }
+  if (lease_count_ >= kLeasesMax && !clients_.contains(push.client)) {
+    return Status::ResourceExhausted(lease + " is one more than the " + std::to_string(kLeasesMax) +
+                                     " that a server knows; read data in fewer, larger pieces");
+  }
+  Client& client = Use(push.client);
+  if (token < client.token) {
+    return Status::InvalidArgument(
+        "batch " + std::to_string(push.sequence) + " of " + lease + ": it has token " +
+        std::to_string(token) + " and another worker has come with " +
+        std::to_string(client.token) +
+        ", as this one was not heard of; nothing was done, this worker must end");
+  }
+  client.token = token;
+  return Status::Ok();
+}
+
+void AppliedPushes::RetireLeases(uint64_t before) {
+  const MutexLock lock(mutex_);
+  if (before <= leases_from_) return;
+  leases_from_ = before;
+  const auto end = clients_.lower_bound(before);
+  for (auto it = clients_.lower_bound(PushIdentity::kLeases); it != end;) {
+    it = clients_.erase(it);
+    --lease_count_;
+  }
 }
 
 Result<AppliedPushes::Claim> AppliedPushes::Begin(const PushIdentity& push, const SlotSet& slots) {
@@ -64,11 +101,14 @@ Result<AppliedPushes::Claim> AppliedPushes::Begin(const PushIdentity& push, cons
   std::unique_lock lock(mutex_.native());
   ended_.wait(lock, [&]() NO_THREAD_SAFETY_ANALYSIS { return !under_way_.contains(push); });
   const Client& client = Use(push.client);
-  bool is_too_old = client.counted.IsBefore(push.sequence);
+  bool is_too_old = !push.is_leased() && client.counted.IsBefore(push.sequence);
   slots.ForEach([&](uint32_t slot) {
     const Window& window = client.Of(slot);
-    is_too_old = is_too_old || window.IsBefore(push.sequence);
-    if (window.Has(push.sequence)) claim.done.Add(slot);
+    if (IsDone(window, push)) {
+      claim.done.Add(slot);
+    } else {
+      is_too_old = is_too_old || window.IsBefore(push.sequence);
+    }
   });
   if (is_too_old) {
     return Status::InvalidArgument(
@@ -76,7 +116,7 @@ Result<AppliedPushes::Claim> AppliedPushes::Begin(const PushIdentity& push, cons
         " comes more than " + std::to_string(kWindow) +
         " pushes late: whether it was applied is no longer known; nothing was done");
   }
-  claim.counts = !client.counted.Has(push.sequence);
+  claim.counts = !IsDone(client.counted, push);
   under_way_.insert(push);
   return claim;
 }
@@ -85,10 +125,9 @@ bool AppliedPushes::IsApplied(const PushIdentity& push, const SlotSet& slots) {
   const MutexLock lock(mutex_);
   const auto client = clients_.find(push.client);
   if (push.sequence == 0 || client == clients_.end()) return false;
-  bool is_applied = client->second.counted.Has(push.sequence);
-  slots.ForEach([&](uint32_t slot) {
-    is_applied = is_applied && client->second.Of(slot).Has(push.sequence);
-  });
+  bool is_applied = IsDone(client->second.counted, push);
+  slots.ForEach(
+      [&](uint32_t slot) { is_applied = is_applied && IsDone(client->second.Of(slot), push); });
   return is_applied;
 }
 
@@ -133,7 +172,11 @@ Status AppliedPushes::Import(uint32_t begin, uint32_t end, std::span<const Entry
                                    std::to_string(end - 1));
   }
   const MutexLock lock(mutex_);
+  const auto is_over = [this](uint64_t client) NO_THREAD_SAFETY_ANALYSIS {
+    return client >= PushIdentity::kLeases && client < leases_from_;
+  };
   for (const Entry& entry : entries) {
+    if (is_over(entry.client)) continue;
     Client& client = Use(entry.client);
     if (entry.slot == Entry::kCounted) client.counted.Join({entry.highest, entry.applied});
   }
@@ -143,7 +186,7 @@ Status AppliedPushes::Import(uint32_t begin, uint32_t end, std::span<const Entry
     for (uint32_t slot = begin; slot < end; ++slot) client.moved[slot] = {Window{}, arrival};
   }
   for (const Entry& entry : entries) {
-    if (entry.slot == Entry::kCounted) continue;
+    if (entry.slot == Entry::kCounted || is_over(entry.client)) continue;
     Moved& moved = clients_[entry.client].moved[static_cast<uint32_t>(entry.slot)];
     moved.window = {entry.highest, entry.applied};
     moved.arrival = std::max(moved.arrival, entry.highest);

@@ -8,6 +8,13 @@
 // more window tells which pushes were counted, as steps of the tables: a push that comes again for
 // slots that have moved here in the meantime is applied to them, in the step that it had.
 //
+// A batch of a lease is pushed under the lease's number, its sequence being that of the batch, so
+// whoever has the lease next repeats a batch and changes only what is missing. Batches of a lease
+// are pushed in their order, each when the one before it was acknowledged: what is older than the
+// window was applied. A lease has a token, higher for each worker that gets it: pushes with a lower
+// one than has come before are refused. Windows of leases are kept until the coordinator says that
+// they are over.
+//
 // Thread-safety: all methods may be called from any thread. Ownership: owns its windows. Invariant:
 // between Begin and Finish or Abandon a push is under way, and an equal one waits in Begin.
 #pragma once
@@ -28,8 +35,13 @@
 namespace embery {
 
 struct PushIdentity {
+  // Clients that are leases; they are numbered in the order in which they may end.
+  static constexpr uint64_t kLeases = uint64_t{1} << 63;
+
   uint64_t client;
   uint64_t sequence;  // From 1. 0 has no identity: it is applied whenever it comes.
+
+  bool is_leased() const { return client >= kLeases; }
 
   friend auto operator<=>(const PushIdentity&, const PushIdentity&) = default;
 };
@@ -46,12 +58,19 @@ class AppliedPushes {
   static constexpr uint64_t kWindow = 64;
   // Clients beyond are forgotten, the one that has not pushed for longest first.
   static constexpr size_t kClientsMax = 1024;
+  // Leases beyond are refused.
+  static constexpr size_t kLeasesMax = size_t{1} << 17;
 
   // What there is to do for a push.
   struct Claim {
     bool counts = true;  // As a step: it is new here.
     SlotSet done;        // Of its slots: where it was applied before.
   };
+
+  // kInvalidArgument if the push is of a lease that another worker has by now, or that is over.
+  Status Admit(const PushIdentity& push, uint64_t token) EXCLUDES(mutex_);
+  // Leases of numbers below are over: what is known of them is dropped, and their pushes refused.
+  void RetireLeases(uint64_t before) EXCLUDES(mutex_);
 
   // kInvalidArgument if the push is so old that it cannot be told whether it was applied.
   Result<Claim> Begin(const PushIdentity& push, const SlotSet& slots)
@@ -103,11 +122,15 @@ class AppliedPushes {
     Window here;
     std::unordered_map<uint32_t, Moved> moved;
     uint64_t last_use = 0;
+    uint64_t token = 0;
 
     const Window& Of(uint32_t slot) const;
     void Settle(const SlotSet& slots, const SlotSet& passed_by, uint64_t sequence);
   };
 
+  static bool IsDone(const Window& window, const PushIdentity& push) {
+    return window.Has(push.sequence) || (push.is_leased() && window.IsBefore(push.sequence));
+  }
   Client& Use(uint64_t number) REQUIRES(mutex_);
 
   Mutex mutex_;
@@ -116,6 +139,8 @@ class AppliedPushes {
   std::set<PushIdentity> under_way_ GUARDED_BY(mutex_);
   uint64_t uses_ GUARDED_BY(mutex_) = 0;
   uint64_t clients_forgotten_ GUARDED_BY(mutex_) = 0;
+  size_t lease_count_ GUARDED_BY(mutex_) = 0;
+  uint64_t leases_from_ GUARDED_BY(mutex_) = PushIdentity::kLeases;  // Those before are over.
 };
 
 }  // namespace embery

@@ -136,6 +136,61 @@ TEST(ClientsBeyondTheLimitAreForgottenByAge) {
   CHECK_TRUE(applied.Begin({1, 1}, Slots({1})).value().counts);
 }
 
+constexpr uint64_t kLease = PushIdentity::kLeases + 5;
+
+TEST(BatchOfALeaseThatIsOlderThanTheWindowWasApplied) {
+  AppliedPushes applied;
+  for (uint64_t batch = 1; batch <= 200; ++batch) Apply(applied, {kLease, batch}, Slots({3}));
+  // A slot that comes with less is told apart.
+  AppliedPushes source;
+  Apply(source, {kLease, 100}, Slots({4}));
+  CHECK_TRUE(applied.Import(4, 5, source.Export(4, 5)).ok());
+  const auto again = applied.Begin({kLease, 30}, Slots({3, 4})).value();
+  CHECK_TRUE(again.done == Slots({3, 4}));
+  CHECK_TRUE(!again.counts);
+  applied.Abandon({kLease, 30});
+  CHECK_TRUE(applied.IsApplied({kLease, 30}, Slots({3})));
+  CHECK_TRUE(applied.Begin({kLease, 190}, Slots({3, 4})).value().done == Slots({3}));
+}
+
+TEST(LeaseThatAnotherWorkerHasIsFenced) {
+  AppliedPushes applied;
+  CHECK_TRUE(applied.Admit({kLease, 1}, 1).ok());
+  CHECK_TRUE(applied.Admit({kLease, 1}, 2).ok());
+  CHECK_TRUE(applied.Admit({kLease, 2}, 1).code() == StatusCode::kInvalidArgument);
+  CHECK_TRUE(applied.Admit({kLease + 1, 2}, 1).ok());
+  // A client that is no lease has no token.
+  CHECK_TRUE(applied.Admit({7, 1}, 2).ok());
+  CHECK_TRUE(applied.Admit({7, 2}, 1).ok());
+}
+
+TEST(LeasesThatAreOverAreForgottenAndRefused) {
+  AppliedPushes applied;
+  for (const uint64_t client : {uint64_t{7}, kLease, kLease + 1}) {
+    Apply(applied, {client, 1}, Slots({3}));
+  }
+  AppliedPushes source;
+  Apply(source, {kLease, 1}, Slots({3}));
+  applied.RetireLeases(kLease + 1);
+  CHECK_TRUE(applied.Admit({kLease, 2}, 9).code() == StatusCode::kInvalidArgument);
+  CHECK_TRUE(applied.Admit({kLease + 1, 2}, 9).ok());
+  CHECK_TRUE(applied.Import(3, 4, source.Export(3, 4)).ok());
+  CHECK_TRUE(!applied.IsApplied({kLease, 1}, Slots({3})));
+  CHECK_TRUE(applied.IsApplied({7, 1}, Slots({30})));
+  applied.RetireLeases(0);  // Comes late.
+  CHECK_TRUE(applied.Admit({kLease, 2}, 9).code() == StatusCode::kInvalidArgument);
+}
+
+TEST(LeasesDoNotCountAmongTheClientsThatAreForgotten) {
+  AppliedPushes applied;
+  Apply(applied, {7, 1}, Slots({1}));
+  for (uint64_t lease = 0; lease < 2 * AppliedPushes::kClientsMax; ++lease) {
+    Apply(applied, {kLease + lease, 1}, Slots({1}));
+  }
+  CHECK_EQ(applied.clients_forgotten(), 0U);
+  CHECK_TRUE(applied.IsApplied({7, 1}, Slots({1})));
+}
+
 }  // namespace
 }  // namespace embery
 

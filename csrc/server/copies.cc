@@ -40,6 +40,11 @@ SlotSet Copies::slots() {
   return slots;
 }
 
+void Copies::RetireLeases(uint64_t before) {
+  const MutexLock lock(mutex_);
+  for (auto& [number, source] : sources_) source.applied.RetireLeases(before);
+}
+
 Result<TableId> Copies::FindTable(uint64_t salt) const {
   const auto at = tables_.find(salt);
   if (at != tables_.end()) return at->second;

@@ -43,6 +43,8 @@ class Copies {
   // copies slots that are no longer, and forgets the others. Requires: no request is under way.
   Status Follow(const SlotRouting& before, const SlotRouting& after) EXCLUDES(mutex_);
 
+  void RetireLeases(uint64_t before) EXCLUDES(mutex_);
+
   // All slots of which there are copies.
   SlotSet slots() EXCLUDES(mutex_);
 

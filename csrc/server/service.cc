@@ -117,6 +117,11 @@ size_t Service::Evict(TableId table, uint32_t now_s) {
   return evicted;
 }
 
+void Service::RetireLeases(uint64_t before) {
+  applied_.RetireLeases(before);
+  copies_.RetireLeases(before);
+}
+
 void Service::NoteChange() {
   const ReaderLock changing(followers_.changing());
   followers_.Note({});
@@ -412,7 +417,16 @@ Status Service::Apply(std::span<const Part> parts, uint64_t& cut) {
   const ReaderLock changing(followers_.changing());
   std::vector<AppliedPushes::Claim> claims;
   Status status;
-  for (const Part& part : parts) {
+  // All contributions to a batch of a lease are one push, however workers have shared it.
+  SlotSet together;
+  Part whole = parts.front();
+  std::span<const Part> claimed = parts;
+  if (whole.identity().is_leased()) {
+    for (const Part& part : parts) together.Add(*part.slots);
+    whole.slots = &together;
+    claimed = {&whole, 1};
+  }
+  for (const Part& part : claimed) {
     const Result<AppliedPushes::Claim> claim = applied_.Begin(part.identity(), *part.slots);
     if (!claim.ok()) {
       status = claim.status();
@@ -420,9 +434,13 @@ Status Service::Apply(std::span<const Part> parts, uint64_t& cut) {
     }
     claims.push_back(claim.value());
   }
-  if (status.ok()) status = ApplyClaimed(parts, claims);
+  const size_t claimed_count = claims.size();
+  if (status.ok()) {
+    while (claims.size() < parts.size()) claims.push_back(claims.front());
+    status = ApplyClaimed(parts, claims);
+  }
   std::vector<AppliedPush> applied;
-  for (const Part& part : parts.first(claims.size())) {
+  for (const Part& part : claimed.first(claimed_count)) {
     if (status.ok()) {
       applied.push_back({part.identity(), *part.slots,
                          ArrivedSince(part.push->head.routing_version)});
@@ -442,6 +460,8 @@ void Service::Push(Request request, Done done) {
   PushMessage& push = decoded.value();
   SlotSet slots = SlotsOf(push.sections);
   const Part part{&push, &slots};
+  const Status admitted = applied_.Admit(part.identity(), push.head.token());
+  if (!admitted.ok()) return done(StatusReply(id, admitted));
   std::optional<Reply> reply;
   uint64_t cut = 0;
   {

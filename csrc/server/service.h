@@ -72,6 +72,8 @@ class Service final : public Handler {
 
   // Applies a table's eviction policy; returns the number of rows evicted.
   size_t Evict(TableId table, uint32_t now_s) EXCLUDES(gate_);
+  // See AppliedPushes.
+  void RetireLeases(uint64_t before);
   // Rows were changed otherwise than by a request.
   void NoteChange();
 

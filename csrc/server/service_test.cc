@@ -272,6 +272,35 @@ TEST(RankWhoseReplyWasLostIsAnsweredAlone) {
   CHECK_EQ(fixture.step(), 1U);
 }
 
+PushHead OfLease(uint32_t rank, uint32_t world, uint64_t batch, uint64_t token) {
+  return {1, PushIdentity::kLeases + 4, batch, token << 32 | batch, rank, world, 0};
+}
+
+TEST(BatchThatAnotherGroupRepeatsIsAppliedWhereItIsMissing) {
+  ServiceFixture fixture;
+  std::optional<Answer> answers[3];
+  fixture.Send(FrameType::kPush, ServiceFixture::PushBody(OfLease(0, 2, 1, 1), {5}, -1),
+               answers[0]);
+  CHECK_TRUE(!answers[0].has_value());
+  fixture.Send(FrameType::kPush, ServiceFixture::PushBody(OfLease(1, 2, 1, 1), {5, 6}, -1),
+               answers[1]);
+  REQUIRE_TRUE(answers[0].has_value() && answers[1].has_value());
+  CHECK_EQ(fixture.Pull({5}).float_at(0), 2.0f);
+  // A slot comes from a server that had not applied it; the group that repeats it is another.
+  CHECK_TRUE(fixture.service().applied().Import(SlotOfKey(7), SlotOfKey(7) + 1, {}).ok());
+  fixture.MustPush(OfLease(0, 1, 1, 2), {5, 5, 6, 7}, -1);
+  CHECK_EQ(fixture.Pull({5}).float_at(0), 2.0f);
+  CHECK_EQ(fixture.Pull({6}).float_at(0), 1.0f);
+  CHECK_EQ(fixture.Pull({7}).float_at(0), 1.0f);
+  CHECK_EQ(fixture.step(), 1U);
+  // One of the former group, that was stopped and goes on.
+  fixture.Send(FrameType::kPush, ServiceFixture::PushBody(OfLease(1, 2, 2, 1), {6}, -1),
+               answers[2]);
+  REQUIRE_TRUE(answers[2].has_value());
+  CHECK_TRUE(answers[2]->message.head.code == StatusCode::kInvalidArgument);
+  CHECK_EQ(fixture.Pull({6}).float_at(0), 1.0f);
+}
+
 TEST(RoundsThatNobodyFinishesAreLimited) {
   ServiceFixture fixture;
   constexpr size_t kRounds = PushGroups::kGroupsMax + 3;

@@ -72,6 +72,9 @@ struct PushHead {
   uint32_t rank;
   uint32_t world;
   uint32_t now_s;
+
+  // Of the lease, where the client is one: its pushes have it in the upper half of `round`.
+  uint64_t token() const { return round >> 32; }
 };
 
 struct PullMessage {

@@ -48,7 +48,7 @@ class Beat:
     """Answer to a heartbeat; a member that is not `known` registers again.
 
     A server that is `drained` has no slots left and may end. `slowest` is the clock of the slowest
-    of a worker's group; None where it is not known.
+    of a worker's group; None where it is not known. Leases below `leases_from` are over.
     """
 
     known: bool
@@ -56,6 +56,7 @@ class Beat:
     table_count: int
     drained: bool
     slowest: int | None
+    leases_from: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,7 @@ class CoordinatorClient(ReadingCalls):
             table_count=reply.table_count,
             drained=reply.drained,
             slowest=reply.slowest if reply.HasField("slowest") else None,
+            leases_from=reply.leases_from,
         )
 
     def wait_clock(

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 PIECES_MAX = 2**16
 LEASES_MAX = 64
+# Where the numbers of leases begin: servers know their pushes by them, as by those of clients.
+LEASES = 2**63
 Outcome = Literal["held", "finished", "returned", "failed"]
 _OUTCOMES: dict[Outcome, c.LeaseOutcome] = {
     "held": c.LEASE_OUTCOME_HELD,
@@ -29,24 +31,47 @@ _WAIT_GRACE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class BegunPiece:
-    """A piece of which `done` batches are behind; `finished` if these are all."""
+    """A piece of which `done` batches are behind; `finished` if these are all.
+
+    `lease` is the number of its leases so far, and `token` that of the newest: a batch that one of
+    them has pushed in part counts once. 0 gives the piece a new number, as after a restore.
+    """
 
     piece: int
     done: int
     finished: bool
+    lease: int = 0
+    token: int = 0
 
     def to_message(self) -> c.BegunPiece:
         """Return the message on the wire."""
-        return c.BegunPiece(piece=self.piece, done=self.done, finished=self.finished)
+        return c.BegunPiece(
+            piece=self.piece,
+            done=self.done,
+            finished=self.finished,
+            lease=self.lease,
+            token=self.token,
+        )
+
+    @staticmethod
+    def of(message: c.BegunPiece) -> BegunPiece:
+        """Return what a message says."""
+        return BegunPiece(
+            message.piece, message.done, message.finished, message.lease, message.token
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to read a piece, after its first `done` batches."""
+    """The right to read a piece, after its first `done` batches.
+
+    `number` is that of the piece's leases: one may follow another, each with a higher `token`.
+    """
 
     piece: int
     token: int
     done: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +136,7 @@ class ReadingCalls:
         reply = self._channel.call(
             self._stub.OpenReading, request, self._timeout_s, what="open reading"
         )
-        return [BegunPiece(p.piece, p.done, p.finished) for p in reply.begun]
+        return [BegunPiece.of(piece) for piece in reply.begun]
 
     def hold_leases(
         self,
@@ -142,5 +167,5 @@ class ReadingCalls:
         reply = self._channel.call(
             self._stub.HoldLeases, request, wait_s + _WAIT_GRACE_S, what="leases"
         )
-        leases = [Lease(lease.piece, lease.token, lease.done) for lease in reply.leases]
+        leases = [Lease(x.piece, x.token, x.done, x.number) for x in reply.leases]
         return Holding(leases, cast("ReadingState", reply.state), reply.error)

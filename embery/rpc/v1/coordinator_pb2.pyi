@@ -96,18 +96,20 @@ class HeartbeatRequest(_message.Message):
     def __init__(self, incarnation: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("known", "routing_version", "table_count", "drained", "slowest")
+    __slots__ = ("known", "routing_version", "table_count", "drained", "slowest", "leases_from")
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     ROUTING_VERSION_FIELD_NUMBER: _ClassVar[int]
     TABLE_COUNT_FIELD_NUMBER: _ClassVar[int]
     DRAINED_FIELD_NUMBER: _ClassVar[int]
     SLOWEST_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FROM_FIELD_NUMBER: _ClassVar[int]
     known: bool
     routing_version: int
     table_count: int
     drained: bool
     slowest: int
-    def __init__(self, known: bool = ..., routing_version: _Optional[int] = ..., table_count: _Optional[int] = ..., drained: bool = ..., slowest: _Optional[int] = ...) -> None: ...
+    leases_from: int
+    def __init__(self, known: bool = ..., routing_version: _Optional[int] = ..., table_count: _Optional[int] = ..., drained: bool = ..., slowest: _Optional[int] = ..., leases_from: _Optional[int] = ...) -> None: ...
 
 class WaitClockRequest(_message.Message):
     __slots__ = ("incarnation", "progress", "at_least", "wait_ms")
@@ -168,14 +170,18 @@ class ListTablesReply(_message.Message):
     def __init__(self, tables: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class BegunPiece(_message.Message):
-    __slots__ = ("piece", "done", "finished")
+    __slots__ = ("piece", "done", "finished", "lease", "token")
     PIECE_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
     piece: int
     done: int
     finished: bool
-    def __init__(self, piece: _Optional[int] = ..., done: _Optional[int] = ..., finished: bool = ...) -> None: ...
+    lease: int
+    token: int
+    def __init__(self, piece: _Optional[int] = ..., done: _Optional[int] = ..., finished: bool = ..., lease: _Optional[int] = ..., token: _Optional[int] = ...) -> None: ...
 
 class OpenReadingRequest(_message.Message):
     __slots__ = ("reading", "plan", "pieces", "begun")
@@ -226,14 +232,16 @@ class HoldLeasesRequest(_message.Message):
     def __init__(self, incarnation: _Optional[str] = ..., reading: _Optional[str] = ..., reports: _Optional[_Iterable[_Union[LeaseReport, _Mapping]]] = ..., want: _Optional[int] = ..., wait_ms: _Optional[int] = ..., stop: bool = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = ("piece", "token", "done")
+    __slots__ = ("piece", "token", "done", "number")
     PIECE_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     piece: int
     token: int
     done: int
-    def __init__(self, piece: _Optional[int] = ..., token: _Optional[int] = ..., done: _Optional[int] = ...) -> None: ...
+    number: int
+    def __init__(self, piece: _Optional[int] = ..., token: _Optional[int] = ..., done: _Optional[int] = ..., number: _Optional[int] = ...) -> None: ...
 
 class HoldLeasesReply(_message.Message):
     __slots__ = ("leases", "state", "error")

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from embery.place import Place
 from embery.rpc.client import CoordinatorClient
 from embery.rpc.membership import Membership
 from embery.rpc.readings import LeaseReport
+from embery.store import BatchIdentity
 from embery.worker.leasing import LeasedBatches
 
 ROWS, GROUP, BATCH = 1000, 100, 16
@@ -147,6 +149,49 @@ def test_a_worker_that_is_gone_loses_its_leases(
     assert sorted(items(first) + rest) == list(range(ROWS))
 
 
+@pytest.fixture
+def two_stores(run_cluster: Any) -> Iterator[tuple[em.Store, em.Store]]:
+    with run_cluster(2) as address, em.connect(address) as one, em.connect(address) as other:
+        yield one, other
+
+
+def test_a_batch_that_is_pushed_again_by_who_has_its_lease_next_counts_once(
+    data: em.data.Parquet, two_stores: tuple[em.Store, em.Store]
+) -> None:
+    stores = two_stores
+    table = em.Table("reads", dim=1, optimizer=em.optim.SGD(lr=1.0), initializer=em.init.Zeros())
+    for store in stores:
+        store.create_table(table)
+
+    def push(store: em.Store, batch: em.data.Batch, identity: BatchIdentity) -> None:
+        keys = np.array(items(batch), np.uint64)
+        store.push_batch(["reads"], [keys], [-np.ones((len(keys), 1), np.float32)], batch=identity)
+
+    # Four batches are pushed; of two others know nothing.
+    first = LeasedBatches(data, stores[0], reading="torn")
+    with first:
+        for number, batch in enumerate(first):
+            push(stores[0], batch, identity := first.oldest)
+            if number < 2:
+                first.commit()
+            if number == 3:
+                last = batch
+                break
+    with LeasedBatches(data, stores[1], reading="torn") as second:
+        for number, batch in enumerate(second):
+            push(stores[1], batch, second.oldest)
+            second.commit()
+            if number == 0:
+                with pytest.raises(InvalidArgument, match="this worker must end"):
+                    push(stores[0], last, replace(identity, number=4))
+    counts = stores[1].pull("reads", np.arange(ROWS), train=False)
+    assert (counts == 1).all()
+    assert stores[1].stats()["tables"]["reads"]["step"] == 7 * 10
+    with pytest.raises(InvalidArgument, match="the lease is over"):
+        while True:  # Until the servers have heard of it.
+            push(stores[1], last, replace(identity, token=9))
+
+
 def test_a_frozen_worker_is_fenced_off(start_coordinator: Any) -> None:
     _, url = start_coordinator("--lease", "0.5")
     client = CoordinatorClient(url)
@@ -160,7 +205,7 @@ def test_a_frozen_worker_is_fenced_off(start_coordinator: Any) -> None:
     assert (new.piece, new.token) == (old.piece, old.token + 1)
     late = LeaseReport(old.piece, old.token, 99, "finished")
     assert client.hold_leases("frozen", "r", want=0, reports=[late]).leases == []
-    assert client.open_reading("r", plan="data", pieces=1) == []
+    assert [p.done for p in client.open_reading("r", plan="data", pieces=1)] == [0]
     done = LeaseReport(new.piece, new.token, 7, "finished")
     assert other.hold_leases("r", want=1, reports=[done]).state == "finished"
     other.close()
@@ -224,7 +269,7 @@ def test_a_reading_that_was_saved_is_resumed(
             if number == 20:
                 break
     state = batches.state()
-    assert [(p.piece, p.done, p.finished) for p in state] == [
+    assert [(p.piece, p.done, p.finished) for p in state if p.done] == [
         (0, 7, True), (1, 7, True), (2, 7, False),
     ]  # fmt: skip
     read += read_all(LeasedBatches(data, connect(), reading="resumed", begun=state))
