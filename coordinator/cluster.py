@@ -25,6 +25,7 @@ from embery.coordinator.decisions import (
     slowest,
     with_holders,
 )
+from embery.coordinator.groups import Groups
 from embery.coordinator.readings import Readings
 from embery.coordinator.state import ClusterOptions, ClusterState, Move, Server, Worker
 from embery.errors import DeadlineExceeded, EmberyError, InvalidArgument, Unavailable
@@ -68,7 +69,10 @@ class Cluster:
         self._connect = connect
         self._changed = threading.Condition()
         self._state = database.load(time.monotonic())
-        self.readings = Readings(database, self._changed, self._worker_of)
+        self.readings = Readings(database, self._changed, self._worker_of, self.leases_from)
+        self.groups = Groups(
+            database, self._changed, self._worker_of, lambda: self._state.workers, options
+        )
         self._reason = place(time.monotonic(), self._state, options)[1]
         # Decided and recorded, but not all servers know it yet, so workers may not.
         self._pending: Routing | None = None
@@ -171,7 +175,7 @@ class Cluster:
     def leases_from(self) -> int:
         """Return the number below which all leases are over."""
         with self._changed:
-            return self.readings.leases_from()
+            return self.groups.leases_from(self.readings.leases_from())
 
     def wait_clock(
         self, incarnation: str, progress: Progress, at_least: int, wait_s: float

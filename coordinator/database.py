@@ -5,16 +5,26 @@ Format 4. A file of another format, or one that another coordinator has open, is
 
 from __future__ import annotations
 
+import json
 import secrets
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 
-from embery.coordinator.state import ClusterState, Move, Piece, Reading, Server, Worker
+from embery.coordinator.state import (
+    ClusterState,
+    Gathering,
+    Group,
+    Move,
+    Piece,
+    Reading,
+    Server,
+    Worker,
+)
 from embery.errors import Internal, InvalidArgument, ResourceExhausted, Unavailable
 from embery.rpc.records import Routing
 
@@ -42,6 +52,8 @@ CREATE TABLE readings (
     count INTEGER NOT NULL, first_lease INTEGER NOT NULL, stopped INTEGER NOT NULL,
     error TEXT NOT NULL);
 CREATE TABLE lease_numbers (next INTEGER NOT NULL);
+CREATE TABLE wanted_workers (workers INTEGER NOT NULL);
+CREATE TABLE groups (epoch INTEGER PRIMARY KEY, description TEXT NOT NULL);
 CREATE TABLE pieces (
     reading TEXT NOT NULL, number INTEGER NOT NULL, done INTEGER NOT NULL,
     finished INTEGER NOT NULL, token INTEGER NOT NULL, holder INTEGER, failures INTEGER NOT NULL,
@@ -200,6 +212,29 @@ class Database:
         with self._transaction():
             self._connection.execute("DELETE FROM wanted")
             self._connection.execute("INSERT INTO wanted VALUES (?)", (servers,))
+
+    def set_wanted_workers(self, workers: int) -> None:
+        """Record how many workers shall be there."""
+        with self._transaction():
+            self._connection.execute("DELETE FROM wanted_workers")
+            self._connection.execute("INSERT INTO wanted_workers VALUES (?)", (workers,))
+
+    def set_group(self, group: Group) -> None:
+        """Record the group of workers, which replaces the one before."""
+        text = json.dumps({**asdict(group), "fenced": sorted(group.fenced)})
+        with self._transaction():
+            self._connection.execute("DELETE FROM groups")
+            self._connection.execute("INSERT INTO groups VALUES (?, ?)", (group.epoch, text))
+
+    def load_group(self) -> Gathering:
+        """Return the group of workers, and how many are wanted, as of the last change."""
+        row = self._connection.execute("SELECT description FROM groups").fetchone()
+        wanted = self._connection.execute("SELECT workers FROM wanted_workers").fetchone() or (0,)
+        if row is None:
+            return Gathering(Group(), wanted=wanted[0])
+        fields = json.loads(row[0])
+        members, fenced = tuple(fields.pop("members")), frozenset(fields.pop("fenced"))
+        return Gathering(Group(**fields, members=members, fenced=fenced), wanted=wanted[0])
 
     def begin_move(self, move: Move) -> None:
         """Record that slots are on their way; the next routing ends that."""

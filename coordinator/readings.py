@@ -28,6 +28,7 @@ class Readings:
         database: where every change is recorded before it is told.
         changed: lock of the cluster, and what those who wait for a change wait on.
         worker_of: returns the worker of an incarnation, or None; called under the lock.
+        leases_from: returns the number below which all leases are over; called under the lock.
     """
 
     def __init__(
@@ -35,9 +36,11 @@ class Readings:
         database: Database,
         changed: threading.Condition,
         worker_of: Callable[[str], Worker | None],
+        leases_from: Callable[[], int],
     ) -> None:
         self._database = database
         self._changed = changed
+        self._leases_from = leases_from
         self._worker_of = worker_of
         # Replaced under the lock, never changed; the oldest first.
         self._readings = database.load_readings()
@@ -49,7 +52,7 @@ class Readings:
         return self._readings
 
     def leases_from(self) -> int:
-        """Return the number below which all leases are over; called under the lock."""
+        """Return the number below which all leases of readings are over; called under the lock."""
         unfinished = (r for r in self._readings.values() if r.name not in self._over)
         return min(map(_leases_from, unfinished), default=self._database.next_lease())
 
@@ -60,15 +63,13 @@ class Readings:
             InvalidArgument: it is there with another plan, or an argument is out of its range.
         """
         require_int("open reading: pieces", count, low=0, high=PIECES_MAX)
-        pieces = {
-            p.piece: Piece(p.piece, p.done, p.finished, p.token, lease=max(0, p.lease - LEASES))
-            for p in begun
-        }
-        for number in pieces:
-            require_int("open reading: piece", number, low=0, high=count - 1)
+        begun = list(begun)
+        for piece in begun:
+            require_int("open reading: piece", piece.piece, low=0, high=count - 1)
         with self._changed:
             known = self._readings.get(name)
             if known is None:
+                pieces = {p.piece: _piece_of(p, self._leases_from()) for p in begun}
                 first_lease = self._database.reserve_leases(count)
                 known = Reading(name, plan, count, pieces, first_lease=first_lease)
                 self._database.put_reading(known, pieces.values())
@@ -161,6 +162,14 @@ class Readings:
             self._database.forget_reading(name)
             self._readings = {n: r for n, r in self._readings.items() if n != name}
             self._over.discard(name)
+
+
+def _piece_of(begun: BegunPiece, leases_from: int) -> Piece:
+    """Return a piece that was begun in another reading; one whose leases are over gets new ones."""
+    lease = begun.lease - LEASES
+    if lease < leases_from:
+        return Piece(begun.piece, begun.done, begun.finished)
+    return Piece(begun.piece, begun.done, begun.finished, begun.token, lease=lease)
 
 
 def _leases_from(reading: Reading) -> int:

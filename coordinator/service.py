@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from embery.coordinator.cluster import Cluster
+from embery.coordinator.grouping import Call
 from embery.errors import InvalidArgument
 from embery.rpc.address import split_address
 from embery.rpc.readings import LEASES, BegunPiece, LeaseReport
@@ -18,6 +19,12 @@ from embery.validation import require_int
 WAIT_MS_MAX = 600_000
 TEXT_BYTES_MAX = 256
 PLAN_BYTES_MAX = 4096
+_CALLS: dict[Call, c.GroupCall] = {
+    "none": c.GROUP_CALL_NONE,
+    "soon": c.GROUP_CALL_SOON,
+    "now": c.GROUP_CALL_NOW,
+    "fenced": c.GROUP_CALL_FENCED,
+}
 
 
 class CoordinatorService(CoordinatorServicer):
@@ -82,6 +89,7 @@ class CoordinatorService(CoordinatorServicer):
             leases_from=LEASES + self._cluster.leases_from(),
             routing_version=self._cluster.state.routing.version,
             table_count=len(self._cluster.state.tables),
+            group_call=_CALLS[self._cluster.groups.call(request.incarnation)],
             drained=known and self._cluster.is_drained(request.incarnation),
         )
 
@@ -110,8 +118,11 @@ class CoordinatorService(CoordinatorServicer):
 
     @answering
     def Scale(self, request: c.ScaleRequest, context: Any) -> c.ScaleReply:
-        """Set how many servers shall be there."""
-        self._cluster.scale(request.servers)
+        """Set how many servers or workers shall be there."""
+        if request.servers or not request.workers:
+            self._cluster.scale(request.servers)
+        if request.workers:
+            self._cluster.groups.want(request.workers)
         return c.ScaleReply()
 
     @answering
@@ -174,9 +185,33 @@ class CoordinatorService(CoordinatorServicer):
         )
 
     @answering
+    def AskForGroup(self, request: c.AskForGroupRequest, context: Any) -> c.AskForGroupReply:
+        """Wait for the next group of workers."""
+        split_address(request.address, "group: address")
+        group, rank = self._cluster.groups.ask(
+            request.incarnation,
+            _wait_s(request.wait_ms),
+            epoch=request.epoch,
+            step=request.step,
+            address=request.address,
+            starting=request.starting,
+        )
+        if group is None:
+            return c.AskForGroupReply(dismissed=True)
+        return c.AskForGroupReply(
+            epoch=group.epoch,
+            rank=rank,
+            world_size=len(group.members),
+            address=group.address,
+            source=None if group.source < 0 else group.source,
+            lease=LEASES + group.lease,
+            shares=LEASES + group.shares,
+        )
+
+    @answering
     def Status(self, request: c.StatusRequest, context: Any) -> c.StatusReply:
         """Return all there is to know; its routing names every server, also those without slots."""
-        state = self._cluster.state
+        state, gathering = self._cluster.state, self._cluster.groups.present
         routing = state.routing.to_message()
         del routing.servers[:]
         routing.servers.extend(server.info().to_message() for server in state.servers.values())
@@ -185,6 +220,8 @@ class CoordinatorService(CoordinatorServicer):
             expected_servers=self._cluster.options.expect_servers,
             reason=self._cluster.reason,
             wanted_servers=state.wanted_servers,
+            wanted_workers=gathering.wanted,
+            group=gathering.group.members,
             routing=routing,
             tables=state.tables.values(),
             workers=[

@@ -152,6 +152,63 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A worker that asks for the next group.
+
+    Args:
+        client: of the worker.
+        epoch: of the group that it is in; 0 for none.
+        step: how far its dense parameters are.
+        address: "HOST:PORT" where the others find each other, if it becomes rank 0.
+        starting: whether it has no state of the run to go on with.
+    """
+
+    client: int
+    epoch: int
+    step: int
+    address: str
+    starting: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The workers that train together.
+
+    Args:
+        epoch: one more than that of the group before.
+        members: client numbers in the order of ranks.
+        address: where they find each other.
+        source: rank whose state the others take; -1 where all begin.
+        lease: number of the lease of the batches that all push together.
+        shares: number of the lease of what rank 0 pushes by itself; those of others follow.
+        fenced: clients that earlier groups were lost by, and went on without.
+    """
+
+    epoch: int = 0
+    members: tuple[int, ...] = ()
+    address: str = ""
+    source: int = -1
+    lease: int = 0
+    shares: int = 0
+    fenced: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Gathering:
+    """A group, and who asks for the next one.
+
+    Args:
+        group: the present one.
+        candidates: those who have asked, by client.
+        wanted: how many workers there shall be; 0 where nobody has said so.
+    """
+
+    group: Group
+    candidates: dict[int, Candidate] = field(default_factory=dict)
+    wanted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
     """Slots [begin, end) of which another server gets a copy, or, at `hand_over`, which become its.
 

@@ -13,6 +13,8 @@ WORLD_SIZE_VARIABLE = "EMBERY_WORLD_SIZE"
 RESTARTS_VARIABLE = "EMBERY_RESTARTS"
 # The network interface for samples; unset, the system's routes decide.
 DATA_INTERFACE_VARIABLE = "EMBERY_DATA_INTERFACE"
+# "1" where workers may come and go.
+ELASTIC_VARIABLE = "EMBERY_ELASTIC"
 WORKERS_MAX = 1024
 
 
@@ -22,6 +24,8 @@ class Place:
 
     rank: int = 0
     world_size: int = 1
+    # Whether workers come and go: rank and size are then those to begin with.
+    elastic: bool = False
 
     @staticmethod
     def of(environment: Mapping[str, str]) -> Place:
@@ -39,4 +43,4 @@ class Place:
                 f"{RANK_VARIABLE} and {WORLD_SIZE_VARIABLE} must be integers with 0 <= rank < size "
                 f"<= {WORKERS_MAX}, got {given[0]!r} and {given[1]!r}; embery run sets both"
             )
-        return Place(rank, world_size)
+        return Place(rank, world_size, elastic=environment.get(ELASTIC_VARIABLE) == "1")

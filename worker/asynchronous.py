@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
@@ -20,13 +20,14 @@ import numpy as np
 from embery.data import Batch
 from embery.data.reading import BlockDataset
 from embery.errors import InvalidArgument
+from embery.rpc.client import GroupGrant
 from embery.rpc.readings import BegunPiece
 from embery.worker.batches import closing_iterator
 from embery.worker.bounded import BoundedReader, PushQueue
 from embery.worker.clock import BatchClock
-from embery.worker.fitting import FitOptions, FitRun
+from embery.worker.fitting import FitOptions, FitRun, GroupChanged
 from embery.worker.gradients import Push
-from embery.worker.leasing import LeasedBatches, require_pieces
+from embery.worker.leasing import LeasedBatches, patiently, require_pieces
 from embery.worker.lookahead import read_ahead
 
 if TYPE_CHECKING:
@@ -71,31 +72,73 @@ class AsyncFit(FitRun):
         dataset: Iterable[Labelled],
         valid: Iterable[Labelled] | None,
         options: FitOptions,
+        grant: GroupGrant | None,
     ) -> None:
         require_pieces(dataset)
-        super().__init__(trainer, dataset, valid, options)
+        super().__init__(trainer, dataset, valid, options, grant)
         self._pieces = cast("BlockDataset", dataset)
         self._dense = trainer.shared_dense
         # Pieces of the epoch under way that are begun or finished.
         self._begun: list[BegunPiece] = []
-        self._rounds = 0
+        self._rounds = self._meetings = 0
         self._tally = _Tally()
+        self._reading: LeasedBatches | None = None
+        membership = trainer.store.membership
+        assert membership is not None  # The trainer has refused any other store.
+        self._membership = membership
+        if self._dense is not None:
+            self._dense.create()
 
     def _begin(self) -> None:
         """Take the dense parameters from the store, which has those of rank 0 if none before."""
-        if self._dense is not None:
-            self._dense.create()
-            if self._group.leads:
-                self._dense.publish()
-        name = self._group.broadcast_text(uuid.uuid4().hex)
-        membership = self._trainer.store.membership
-        assert membership is not None  # The trainer has refused any other store.
-        self._name = name
-        self._clock = BatchClock(membership, group=name, bound=self._trainer.mode.staleness_max)
+        if self._dense is not None and self._group.leads:
+            self._dense.publish()
+        self._use_name(self._group.broadcast_text(uuid.uuid4().hex))
         self._drain()
+
+    def _use_name(self, name: str) -> None:
+        """Read, and keep the bound of staleness, with those who use this name."""
+        bound = self._trainer.mode.staleness_max
+        self._name = name
+        self._clock = BatchClock(self._membership, group=name, bound=bound)
 
     def _drain(self) -> None:
         super()._drain()
+        if self._dense is not None:
+            self._dense.pull()
+            self._dense.adopt()
+
+    # -- workers that come and go -----------------------------------------------------------------
+
+    def _pause(self) -> None:
+        self._queue.drain()
+        self._clock.leave()
+        if self._reading is not None:
+            self._reading.close()
+
+    def _progress(self) -> int:
+        return self._meetings
+
+    def _state(self) -> dict[str, Any]:
+        state = super()._state()
+        reading = [self._name, self._rounds, self._meetings]
+        begun = [list(astuple(piece)) for piece in self._begun]
+        return {**state, "reading": reading, "begun": begun}
+
+    def _load_state(self, state: dict[str, Any]) -> None:
+        super()._load_state(state)
+        name, self._rounds, meetings = state["reading"]
+        self._begun = [BegunPiece(*piece) for piece in state["begun"]]
+        if meetings > self._meetings:
+            # What this worker did was counted there.
+            self._tally = _Tally()
+        self._meetings = meetings
+        if self._is_late and self._reading is None:
+            self._use_name(name)
+
+    def _settle(self, grant: GroupGrant, step: int | None) -> None:
+        if self._meet():
+            raise KeyboardInterrupt
         if self._dense is not None:
             self._dense.pull()
             self._dense.adopt()
@@ -123,22 +166,22 @@ class AsyncFit(FitRun):
         """Train until the workers have to agree; return whether all of the epoch was read."""
         trainer, bound = self._trainer, self._trainer.mode.staleness_max
         self._rounds += 1
-        self._reading = LeasedBatches(
+        self._reading = reading = LeasedBatches(
             self._pieces,
             trainer.store,
-            reading=f"{self._name}/{self._rounds}",
+            reading=self._reading_name(),
             epoch=self._position.epoch,
             begun=self._begun,
             idle=self._clock.leave,
         )
-        reader = SharedReader(self._queue, self._reading, self._clock, staleness_max=bound)
+        reader = SharedReader(self._queue, reading, self._clock, staleness_max=bound)
         depth = min(self._options.depth, bound)
-        batches = read_ahead(self._reading, trainer.embeddings, reader, depth=depth)
+        batches = read_ahead(reading, trainer.embeddings, reader, depth=depth)
         with closing_iterator(batches):
             for batch in islice(batches, self._quota()):
-                self._take_step(batch)
-                if self._interrupts.pending:
-                    self._reading.stop()
+                self._take_step(batch, reading)
+                if self._interrupts.pending or self._group.call != "none":
+                    reading.stop()
                     break
         return self._agree()
 
@@ -155,14 +198,17 @@ class AsyncFit(FitRun):
             left.append(options.checkpoint_every - position.step % options.checkpoint_every)
         return -(-min(left) // self._group.world_size) if left else None
 
-    def _take_step(self, batch: Batch) -> None:
+    def _reading_name(self) -> str:
+        return f"{self._name}/{self._rounds}"
+
+    def _take_step(self, batch: Batch, reading: LeasedBatches) -> None:
         trainer, tally = self._trainer, self._tally
         batch = cast("Batch", trainer.to_device(batch))
         learned = trainer.learn(batch)
-        work: list[Any] = [partial(_apply_oldest, push, self._reading) for push in learned.pushes]
+        work: list[Any] = [partial(_apply_oldest, push, reading) for push in learned.pushes]
         if self._dense is not None:
             work.append(self._dense.pull)
-        self._queue.submit([*work, self._clock.commit, self._reading.commit])
+        self._queue.submit([*work, self._clock.commit, reading.commit])
         tally.batches += 1
         tally.samples += len(batch)
         tally.loss_sum += learned.loss
@@ -176,11 +222,21 @@ class AsyncFit(FitRun):
 
         Raises:
             KeyboardInterrupt: a worker was asked to end.
+            GroupChanged: a worker is called to another group.
         """
+        self._pause()
+        # It may have come after this worker's last step, and must come to all of them.
+        called = np.array([float(self._group.call != "none")])
+        if self._meet():
+            raise KeyboardInterrupt
+        self._group.add_up_arrays(called)
+        if called[0]:
+            raise GroupChanged
+        return sum(piece.finished for piece in self._begun) == self._pieces.piece_count
+
+    def _meet(self) -> bool:
+        """Add up what the workers did since they last met; return whether one is asked to end."""
         position, tally, group = self._position, self._tally, self._group
-        self._queue.drain()
-        self._clock.leave()
-        self._reading.close()
         interrupted = float(self._interrupts.pending)
         sums = np.array([tally.batches, tally.samples, tally.loss_sum, interrupted])
         staleness = np.zeros(group.world_size, np.int64)
@@ -191,12 +247,18 @@ class AsyncFit(FitRun):
         position.samples += int(sums[1])
         position.loss_sum += float(sums[2])
         self._tally = _Tally()
+        self._meetings += 1
         self._staleness_seen = int(staleness.max())
         # All have given back their leases: nothing of it changes any more.
-        self._begun = self._reading.state()
-        if sums[3]:
-            raise KeyboardInterrupt
-        return sum(piece.finished for piece in self._begun) == self._pieces.piece_count
+        if not self._rounds:
+            return bool(sums[3])
+        pieces = self._pieces
+        self._begun = patiently(
+            lambda: self._membership.open_reading(
+                self._reading_name(), plan=pieces.plan, pieces=pieces.piece_count, begun=self._begun
+            )
+        )
+        return bool(sums[3])
 
     # -- checkpoints ------------------------------------------------------------------------------
 

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from embery import checkpoint as checkpoints
 from embery.checkpoint.location import storage_of
 from embery.checkpoint.retention import retire
-from embery.errors import CheckpointCorrupt, InvalidArgument
+from embery.errors import CheckpointCorrupt, DeadlineExceeded, InvalidArgument, Unavailable
+from embery.rpc.client import GroupGrant
+from embery.rpc.trees import pack, unpack
 from embery.validation import require_int
 from embery.worker.batches import batches_of, closing_iterator
 from embery.worker.bounded import BoundedReader, PushQueue
-from embery.worker.group import Share
+from embery.worker.elastic import ElasticGroup
+from embery.worker.group import PeerLost, Share
+from embery.worker.handover import DataPlace, Handover
 from embery.worker.interrupt import Interrupts
 from embery.worker.lookahead import DEPTH_MAX, prefetch, read_ahead
 from embery.worker.modes import Mode
 from embery.worker.reporting import Reporter, ReportOptions
 
+log = logging.getLogger("embery.fit")
+
 if TYPE_CHECKING:
     from embery.worker.trainer import Labelled, Trainer
 
 _COUNT_MAX = 2**62
+# So often in a row the same workers try the same step again.
+FAILURES_MAX = 3
+T = TypeVar("T")
 # Whether more of the metric is better.
 _MONITORS = {"auc": True, "logloss": False}
 
@@ -112,6 +123,10 @@ class Position:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
+class GroupChanged(Exception):
+    """The workers of the run are to change; nothing is under way."""
+
+
 class FitRun:
     """Runs once."""
 
@@ -121,8 +136,11 @@ class FitRun:
         dataset: Iterable[Labelled],
         valid: Iterable[Labelled] | None,
         options: FitOptions,
+        grant: GroupGrant | None,
     ) -> None:
         self._trainer = trainer
+        self._grant = grant
+        self._handover = None if grant is None else Handover(trainer, grant)
         self._dataset = dataset
         self._valid = valid
         self._options = options
@@ -136,7 +154,7 @@ class FitRun:
     def run(self) -> FitResult:
         """Train until an option says stop."""
         options, trainer = self._options, self._trainer
-        if options.resume:
+        if options.resume and not self._is_late:
             self._resume()
         trainer.model.train()
         with ExitStack() as stack:
@@ -146,19 +164,22 @@ class FitRun:
             self._queue = PushQueue(unapplied_max=max(1, trainer.mode.staleness_max))
             stack.callback(self._queue.close)
             self._best_folder = self._folder_for_best(stack)
-            self._begin()
+            if self._is_late:
+                self._take_over(self._grant)
+            else:
+                self._begin()
             try:
                 with self._interrupts_of_run():
-                    stopped = self._run_epochs()
+                    stopped = self._steadily(self._run_epochs)
             except KeyboardInterrupt:
                 if not self._interrupts.broke_in:
-                    self._checkpoint()
+                    self._steadily(self._checkpoint)
                 raise
-            self._checkpoint()
+            self._steadily(self._checkpoint)
             position = self._position
             if position.batch > 0:
                 # A part of an epoch is told, but not kept: a resumed run will tell the whole.
-                position.history.append(self._measure())
+                position.history.append(self._steadily(self._measure))
             if options.restore_best and position.best_epoch is not None:
                 trainer.restore(self._best_folder)
         return FitResult(
@@ -172,6 +193,90 @@ class FitRun:
 
     def _begin(self) -> None:
         """Do what training needs before its first step."""
+
+    # -- workers that come and go -----------------------------------------------------------------
+
+    @property
+    def _is_late(self) -> bool:
+        """Return whether the run is under way, and this worker has come to it."""
+        return self._grant is not None and self._grant.source is not None
+
+    def _steadily(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns; where the workers change, it is called again by those then.
+
+        Raises:
+            EmberyError: what fails though the workers are the same.
+        """
+        failures, before = 0, (-1, -1)
+        while True:
+            try:
+                return work()
+            except GroupChanged:
+                log.info("the workers change after step %d", self._position.step)
+            except (Unavailable, DeadlineExceeded) as error:
+                present = self._position.step, self._group.world_size
+                failures = failures + 1 if present == before else 0
+                if self._handover is None or failures > FAILURES_MAX:
+                    raise
+                before = present
+                log.warning("step %d is taken again: %s", self._position.step, error)
+            self._pause()
+            self._take_over(None)
+
+    def _pause(self) -> None:
+        """Come to where this worker's pushes are all applied."""
+        self._queue.drain()
+
+    def _take_over(self, grant: GroupGrant | None) -> None:
+        """Go on in the next group, or in that of `grant`, with the state of one of its workers."""
+        handover, group = self._handover, self._group
+        assert handover is not None
+        assert isinstance(group, ElasticGroup)
+        starting, step = grant is not None, self._position.step
+        while True:
+            if grant is None:
+                grant = group.form(step=self._progress(), starting=starting)
+            if grant.source is None:
+                raise Unavailable(
+                    "the workers that had the state of this run are gone; start it again, from its "
+                    "last checkpoint"
+                )
+            for embedding in self._trainer.embeddings:
+                embedding.zero_grad()
+            try:
+                mine = pack(self._state()) if grant.rank == grant.source else b""
+                state = unpack([group.share(bytes(mine), source=grant.source)])
+                if grant.rank != grant.source:
+                    self._load_state(state)
+                self._trainer.push_as_member()
+                self._settle(grant, None if starting else step)
+                return
+            except PeerLost as error:
+                log.warning("another group is needed: %s", error)
+                grant = None
+
+    def _progress(self) -> int:
+        """Return by what it is told who has the newest state."""
+        return self._position.step
+
+    def _state(self) -> dict[str, Any]:
+        """Return what another worker needs to go on from here."""
+        assert self._handover is not None
+        progress = {"position": asdict(self._position), "handover": self._handover.state()}
+        return self._trainer.state(progress)
+
+    def _load_state(self, state: dict[str, Any]) -> None:
+        assert self._handover is not None
+        self._trainer.load_state(state)
+        self._position = Position(**state["progress"]["position"])
+        self._handover.load(state["progress"]["handover"])
+
+    def _settle(self, grant: GroupGrant, step: int | None) -> None:
+        """Push what workers that are gone may not have; `step` is this worker's before, if any."""
+        assert self._handover is not None
+        position = self._position
+        place = DataPlace(position.epoch, position.batch, position.step)
+        self._handover.settle(grant, self._dataset, place, step)
 
     # -- epochs -----------------------------------------------------------------------------------
 
@@ -272,11 +377,15 @@ class FitRun:
         trainer, options, position = self._trainer, self._options, self._position
         batch = trainer.to_device(batch)
         learned = trainer.learn(batch, interrupted=self._interrupts.pending)
+        identity = None if self._handover is None else self._handover.batch(position.step)
         if trainer.mode.staleness_max:
-            self._queue.submit([push.apply for push in learned.pushes])
+            trainer.step_dense()
+            self._queue.submit([partial(push.apply, identity) for push in learned.pushes])
         else:
             for push in learned.pushes:
-                push.apply()
+                push.apply(identity)
+            # All workers' gradients are applied now, or none is known to be.
+            trainer.step_dense()
         samples = batch.rows_whole if isinstance(batch, Share) else len(batch.label)
         position.batch += 1
         position.step += 1
@@ -290,6 +399,8 @@ class FitRun:
             self._checkpoint()
         if learned.interrupted:
             raise KeyboardInterrupt
+        if learned.regroup:
+            raise GroupChanged
 
     def _count(self, samples: int, staleness: int) -> None:
         """Let the cluster know of a batch that this worker took."""
@@ -368,6 +479,11 @@ class FitRun:
             return f"{os.fspath(self._options.checkpoint)}/best"
         if not self._options.restore_best:
             return ""
+        if self._group.elastic:
+            raise InvalidArgument(
+                "fit: where workers come and go, restore_best needs checkpoint, a folder that all "
+                "of them reach"
+            )
         if not self._group.leads:
             return self._group.broadcast_text("")
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="embery-best-"))

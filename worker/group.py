@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,6 +25,7 @@ from embery.errors import InvalidArgument, Unavailable
 from embery.jagged import KeyedJaggedTensor
 from embery.launch.contract import PEER_LOST
 from embery.place import Place
+from embery.rpc.client import GroupCall
 from embery.worker.hosts import HostGroups
 from embery.worker.low_rank import LowRankSum
 
@@ -56,11 +57,17 @@ class Share(Batch):
         return len(self) / self.rows_whole
 
 
+class PeerLost(Unavailable):
+    """Another worker has gone, or did not answer in time."""
+
+
 class WorkerGroup:
     """The workers of a run, as seen by the one of `place`."""
 
     def __init__(self, place: Place) -> None:
         self.rank, self.world_size = place.rank, place.world_size
+        # Whether workers come and go: see `ElasticGroup`.
+        self.elastic = place.elastic
         self._connected = False
         self._hosts: HostGroups | None = None
 
@@ -75,8 +82,13 @@ class WorkerGroup:
 
     @property
     def alone(self) -> bool:
-        """Return whether there is no other worker."""
-        return self.world_size == 1
+        """Return whether there is no other worker, and never will be."""
+        return self.world_size == 1 and not self.elastic
+
+    @property
+    def call(self) -> GroupCall:
+        """Return what to do about the group; in one whose workers stay the same, nothing."""
+        return "none"
 
     @property
     def leads(self) -> bool:
@@ -122,34 +134,26 @@ class WorkerGroup:
         Raises:
             Unavailable: a worker has gone, or did not make this call in time.
         """
-        if self.alone or not tensors:
-            return
-        self._connect()
-        with _peers_needed():
-            if self._hosts is not None:
-                self._hosts.add_up(tensors)
-                return
-            works = [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]
-            for work in works:
-                work.wait()
+        if self.world_size > 1 and tensors:
+            self._connect()
+            with peers_needed():
+                self._all_reduce(tensors)
 
     def add_up_arrays(self, *arrays: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> None:
         """Replace each array by its sum over the workers; errors as of `add_up`."""
-        if not self.alone:
-            self.add_up(*(torch.from_numpy(array) for array in arrays))
+        self.add_up(*(torch.from_numpy(array) for array in arrays))
 
-    def broadcast(self, *tensors: Tensor) -> None:
-        """Replace each tensor by that of rank 0; errors as of `add_up`."""
-        if self.alone:
-            return
-        self._connect()
-        with _peers_needed():
-            for tensor in tensors:
-                distributed.broadcast(tensor, src=0)
+    def broadcast(self, *tensors: Tensor, source: int = 0) -> None:
+        """Replace each tensor by that of rank `source`; errors as of `add_up`."""
+        if self.world_size > 1:
+            self._connect()
+            with peers_needed():
+                for tensor in tensors:
+                    self._send(tensor, source)
 
     def broadcast_text(self, text: str) -> str:
         """Return the text that rank 0 gave; errors as of `add_up`."""
-        if self.alone:
+        if self.world_size == 1:
             return text
         data = torch.frombuffer(bytearray(text.encode() or b" "), dtype=torch.uint8)
         size = torch.tensor([data.numel() if text else 0])
@@ -176,7 +180,7 @@ class WorkerGroup:
 
         A batch norm sees the rows of its own worker; in the mean all rows count.
         """
-        if self.alone:
+        if self.world_size == 1:
             return
         buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         self.add_up(*buffers)
@@ -220,12 +224,22 @@ class WorkerGroup:
                 parameter.grad = None
         return found[: len(numbers)]
 
+    def _all_reduce(self, tensors: Sequence[Tensor]) -> None:
+        if self._hosts is not None:
+            self._hosts.add_up(tensors)
+            return
+        for work in [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
+            work.wait()
+
+    def _send(self, tensor: Tensor, source: int) -> None:
+        distributed.broadcast(tensor, src=source)
+
     def _connect(self) -> None:
         """Find the other workers, on the first collective call; keep a group that is there."""
         if self._connected:
             return
         if not distributed.is_initialized():
-            with _peers_needed():
+            with peers_needed():
                 distributed.init_process_group(
                     "gloo",
                     rank=self.rank,
@@ -240,7 +254,7 @@ class WorkerGroup:
                 f"torch.distributed was initialised as rank {found[0]} of {found[1]}, but the "
                 f"launcher made this rank {self.rank} of {self.world_size}"
             )
-        with _peers_needed():
+        with peers_needed():
             timeout = timedelta(seconds=TIMEOUT_S)
             self._hosts = HostGroups.of_workers(self.rank, self.world_size, timeout)
         self._connected = True
@@ -252,12 +266,12 @@ def _disconnect() -> None:
 
 
 @contextmanager
-def _peers_needed() -> Iterator[None]:
+def peers_needed() -> Iterator[None]:
     """Turn the errors of torch.distributed, RuntimeErrors all of them, into ours."""
     try:
         yield
     except RuntimeError as error:
-        raise Unavailable(f"{PEER_LOST}, or did not answer in time ({error})") from error
+        raise PeerLost(f"{PEER_LOST}, or did not answer in time ({error})") from error
 
 
 def _samples_of(kjt: KeyedJaggedTensor, begin: int, end: int) -> KeyedJaggedTensor:

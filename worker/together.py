@@ -31,7 +31,7 @@ def learn_share(
     *,
     wire: DenseWire | LowRankSum = "float32",
     interrupted: bool = False,
-) -> tuple[float, Any, bool]:
+) -> tuple[float, Any, bool, bool]:
     """Compute the gradients of the whole batch, from this worker's share and those of the others.
 
     Args:
@@ -40,8 +40,9 @@ def learn_share(
         interrupted: whether this worker was asked to end.
 
     Returns:
-        the loss of the whole batch, this worker's output (None if its share is empty), and whether
-        any worker was asked to end. All workers return the same loss; none has changed a parameter.
+        the loss of the whole batch, this worker's output (None if its share is empty), whether any
+        worker was asked to end, and whether any is called to another group. All workers return the
+        same but for the output; none has changed a parameter.
     """
     if optimizer is not None:
         optimizer.zero_grad()
@@ -52,8 +53,9 @@ def learn_share(
         value = float(loss.detach())
         if math.isfinite(value):
             loss.backward()  # type: ignore[no-untyped-call]
-    value, asked = group.reduce(optimizer, [value, float(interrupted)], wire=wire)
-    return value, output, asked > 0
+    numbers = [value, float(interrupted), float(group.call != "none")]
+    value, asked, called = group.reduce(optimizer, numbers, wire=wire)
+    return value, output, asked > 0, called > 0
 
 
 def joint_pushes(embeddings: Sequence[EmbeddingModule]) -> list[Push]:

@@ -17,11 +17,13 @@ from embery.checkpoint import Checkpoint
 from embery.data import Batch
 from embery.errors import CheckpointCorrupt, EmberyError, InvalidArgument
 from embery.place import Place
+from embery.rpc.client import GroupGrant
 from embery.store import Store
 from embery.worker import training_state as dense
 from embery.worker.asynchronous import AsyncFit
 from embery.worker.batches import batches_of, closing_iterator
 from embery.worker.dense import DenseRows
+from embery.worker.elastic import ElasticGroup
 from embery.worker.embedding import EmbeddingModule
 from embery.worker.fitting import FitOptions, FitResult, FitRun
 from embery.worker.gradients import Push, take_pushes
@@ -56,12 +58,14 @@ class Learned:
         output: of the model; None where this worker's share is empty.
         pushes: that the step owes to the store.
         interrupted: whether a worker was asked to end; the same in all of them.
+        regroup: whether a worker is called to another group; the same in all of them.
     """
 
     loss: float
     output: Any
     pushes: list[Push]
     interrupted: bool = False
+    regroup: bool = False
 
 
 class Trainer:
@@ -111,7 +115,7 @@ class Trainer:
         self.dense_optimizer = dense_optimizer
         self.store = store
         self._wire = _wire_of(dense_wire, dense_optimizer)
-        self.group = WorkerGroup.of_run()
+        self.group = _group_of(store)
         self._check_group()
         self.outputs: Outputs = outputs
         self.new_metrics()
@@ -200,9 +204,8 @@ class Trainer:
         options.validate(self.mode, has_valid=valid is not None)
         if self._apart:
             require_pieces(dataset)
-        self._join()
         run = AsyncFit if self._apart else FitRun
-        return run(self, dataset, valid, options).run()
+        return run(self, dataset, valid, options, self._join()).run()
 
     def evaluate(self, dataset: Iterable[Labelled], *, look_ahead: bool = True) -> dict[str, float]:
         """Return {"auc", "logloss", "calibration"} of the model on `dataset`.
@@ -254,16 +257,24 @@ class Trainer:
         wire: dict[str, Any] | None,
         owed: list[dict[str, Any]],
     ) -> str:
-        state = {
+        state = {**self.state(progress), "dense_wire": wire, "residuals": owed}
+        return self.store.checkpoint(dest, state=state)
+
+    def state(self, progress: dict[str, Any] | None) -> dict[str, Any]:
+        """Return all that training is beside the tables, as a tree for a checkpoint."""
+        return {
             "trainer": STATE_VERSION,
             "model": dense_state.model_state(self.model),
             "optimizer": dense.optimizer_state(self.dense_optimizer),
             "rng": dense.rng_state(),
             "progress": progress,
-            "dense_wire": wire,
-            "residuals": owed,
         }
-        return self.store.checkpoint(dest, state=state)
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned, of a trainer with an equal model and optimizer."""
+        dense_state.load_model(self.model, state["model"])
+        dense.load_optimizer(self.dense_optimizer, state["optimizer"])
+        dense.load_rng(state["rng"])
 
     def restore(self, src: str | os.PathLike[str]) -> dict[str, Any] | None:
         """Go back to a checkpoint that `save` or `fit` made; return its `progress`.
@@ -283,9 +294,7 @@ class Trainer:
         load_residuals(self.store, self.group, state.get("residuals", ()))
         for embedding in self.embeddings:
             embedding.zero_grad()
-        dense_state.load_model(self.model, state["model"])
-        dense.load_optimizer(self.dense_optimizer, state["optimizer"])
-        dense.load_rng(state["rng"])
+        self.load_state(state)
         if isinstance(self._wire, LowRankSum):
             self._wire.load(state.get("dense_wire"), leads=self.group.leads)
         progress: dict[str, Any] | None = state["progress"]
@@ -305,7 +314,10 @@ class Trainer:
         return shares
 
     def learn(self, batch: Labelled, *, interrupted: bool = False) -> Learned:
-        """Take a dense step; return the loss, the model's output and the pushes that it owes.
+        """Compute gradients; return the loss, the model's output and the pushes that it owes.
+
+        `step_dense` takes the dense step: after the pushes where these are exact, so that a step of
+        which others have a part is not taken in part.
 
         Raises:
             EmberyError: the loss is not finite; no parameter and no row was changed by it.
@@ -325,12 +337,23 @@ class Trainer:
         if self.shared_dense is not None:
             # The servers take the step of the dense optimizer.
             pushes = [self.shared_dense.push_of(push) for push in pushes]
-        elif self.dense_optimizer is not None:
-            self.dense_optimizer.step()
         return Learned(value, output, pushes)
 
+    def step_dense(self) -> None:
+        """Take a step of the dense optimizer, where it is this worker that takes it."""
+        if self.dense_optimizer is not None and self.shared_dense is None:
+            self.dense_optimizer.step()
+
+    def pushes_of(self, share: Share) -> list[Push]:
+        """Return the pushes of a share of a batch whose dense step was taken before."""
+        loss = self.loss_fn(self.model(share), share.label) * share.weight
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.dense_optimizer is not None:
+            self.dense_optimizer.zero_grad()
+        return joint_pushes(self.embeddings)
+
     def _learn_together(self, share: Share, interrupted: bool) -> Learned:
-        loss, output, interrupted = learn_share(
+        loss, output, interrupted, regroup = learn_share(
             self.group,
             self.model,
             self.loss_fn,
@@ -340,12 +363,10 @@ class Trainer:
             interrupted=interrupted,
         )
         _require_finite(loss)
-        if self.dense_optimizer is not None:
-            self.dense_optimizer.step()
         pushes = joint_pushes(self.embeddings)
         if self.mode.staleness_max and not len(share):
             pushes = []  # Nobody waits for it.
-        return Learned(loss, output, pushes, interrupted)
+        return Learned(loss, output, pushes, interrupted, regroup)
 
     @property
     def _apart(self) -> bool:
@@ -357,8 +378,14 @@ class Trainer:
             return
         if self.store.url.startswith("embedded:"):
             raise InvalidArgument(
-                f"Trainer: this run has {self.group.world_size} workers, and each would train rows "
-                "of its own in an embedded store; call em.connect() without a URL"
+                f"Trainer: this run has {self.group.world_size} workers, or may have more, and "
+                "each would train rows of its own in an embedded store; call em.connect() without "
+                "a URL"
+            )
+        if self.group.elastic and isinstance(self._wire, LowRankSum):
+            raise InvalidArgument(
+                "Trainer: em.PowerSGD keeps in each worker what it has not sent, which is lost "
+                "with a worker; give another dense_wire where workers come and go"
             )
         if self._apart and self._wire != "float32":
             raise InvalidArgument(
@@ -366,12 +393,20 @@ class Trainer:
                 f"{self.mode} pushes them to the store; leave it out, or use em.Hybrid"
             )
 
-    def _join(self) -> None:
-        """Make this worker's pushes part of those of all workers in Sync mode, in others not."""
-        if not self.group.alone:
+    def _join(self) -> GroupGrant | None:
+        """Take a place among the workers; return it where they come and go."""
+        grant = None
+        if isinstance(self.group, ElasticGroup):
+            grant = self.group.form(step=0, starting=True)
+        if not self.group.alone and (grant is None or grant.source is None):
             self.group.begin_alike(self.model)
-            joined = self.group if isinstance(self.mode, Sync) else WorkerGroup(Place())
-            self.store.join_group(joined.rank, joined.world_size)
+            self.push_as_member()
+        return grant
+
+    def push_as_member(self) -> None:
+        """Make this worker's pushes part of those of all workers in Sync mode, in others not."""
+        joined = self.group if isinstance(self.mode, Sync) else WorkerGroup(Place())
+        self.store.join_group(joined.rank, joined.world_size)
 
     def to_device(self, batch: Labelled) -> Labelled:
         """Return the batch with its dense part on the model's device; ids stay on the host."""
@@ -382,6 +417,14 @@ class Trainer:
             label=batch.label.to(self._device, non_blocking=True),
             dense=None if batch.dense is None else batch.dense.to(self._device, non_blocking=True),
         )
+
+
+def _group_of(store: Store) -> WorkerGroup:
+    """Return the group of workers that this process was launched in."""
+    group = WorkerGroup.of_run()
+    if group.elastic and store.membership is not None:
+        return ElasticGroup(store.membership)
+    return group
 
 
 def _wire_of(

@@ -60,13 +60,17 @@ def open_cluster(arguments: argparse.Namespace) -> Iterator[CoordinatorClient]:
 
 
 def wait_until(
-    coordinator: CoordinatorClient, left: Callable[[ClusterStatus], int], wait_s: float
+    coordinator: CoordinatorClient,
+    left: Callable[[ClusterStatus], int],
+    wait_s: float,
+    *,
+    unit: str = "slots",
 ) -> int:
     """Wait until `left` of the status is 0, with a bar; return what is left when the time is up."""
     require_range("--wait", wait_s, low=0, high=WAIT_SECONDS_MAX)
     deadline = time.monotonic() + wait_s
     rest = first = left(coordinator.status())
-    with progress("moving", total=first, unit="slots") as advance:
+    with progress("moving", total=first, unit=unit) as advance:
         while rest and time.monotonic() < deadline:
             time.sleep(POLL_S)
             now = left(coordinator.status())

@@ -28,6 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plain = RunOptions(script=())
     parser.add_argument("--ps", type=int, default=plain.servers, metavar="N", help="servers")
     parser.add_argument("--workers", type=int, default=plain.workers, metavar="M", help="workers")
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        default=plain.replicas,
+        metavar="R",
+        help="servers that have each row: with 2, one that fails is replaced, nothing is lost and "
+        "training goes on (default: 1)",
+    )
     parser.add_argument("--log-dir", metavar="DIR", help="write a log file of each role there")
     parser.add_argument(
         "--transport",
@@ -78,6 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     objects.add_argument(
         "--output", metavar="FILE", help="write there (default: to standard output)"
     )
+    parser.add_argument(
+        "--elastic",
+        action="store_true",
+        help="let workers come and go: fit goes on without those that fail, embery scale --workers "
+        "changes how many there are, and --restarts also says how many that fail are replaced",
+    )
     parser.add_argument("script", metavar="train.py", help="the training script")
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="arguments of the script"
@@ -90,10 +104,12 @@ def run(arguments: argparse.Namespace) -> int:
         script=(arguments.script, *arguments.arguments),
         servers=arguments.ps,
         workers=arguments.workers,
+        replicas=arguments.replicas,
         transport=arguments.transport,
         grace_s=arguments.grace,
         restarts=arguments.restarts,
         insecure=arguments.insecure,
+        elastic=arguments.elastic,
     )
     try:
         if arguments.engine == "kubernetes":

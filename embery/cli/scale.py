@@ -1,4 +1,4 @@
-"""`embery scale`: change how many servers a cluster has, while training goes on."""
+"""`embery scale`: change how many servers or workers a cluster has, while training goes on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from embery.cli.membership import (
     open_cluster,
     wait_until,
 )
+from embery.errors import InvalidArgument
+from embery.place import WORKERS_MAX
+from embery.validation import require_int
 
 if TYPE_CHECKING:
     from embery.rpc.client import ClusterStatus
@@ -21,8 +24,12 @@ EXAMPLE = "embery scale --ps 4 --store embery://127.0.0.1:7070"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    parser.add_argument("--ps", type=int, metavar="N", help="servers that shall be there")
     parser.add_argument(
-        "--ps", type=int, required=True, metavar="N", help="servers that shall be there"
+        "--workers",
+        type=int,
+        metavar="M",
+        help="workers that shall be there, in a run of `embery run --elastic`",
     )
     add_wait_argument(parser)
     add_json_argument(parser)
@@ -34,17 +41,36 @@ def run(arguments: argparse.Namespace) -> int:
 
     `embery run` starts those that are missing; where servers are started one by one, start them.
     """
+    if arguments.ps is None and arguments.workers is None:
+        raise InvalidArgument("embery scale: give --ps N, --workers M or both")
     with open_cluster(arguments) as coordinator:
-        coordinator.scale(arguments.ps)
-        left = wait_until(coordinator, _left, arguments.wait)
+        left = 0
+        if arguments.workers is not None:
+            require_int("--workers", arguments.workers, low=1, high=WORKERS_MAX)
+            coordinator.scale(workers=arguments.workers)
+        if arguments.ps is not None:
+            coordinator.scale(arguments.ps)
+            left = wait_until(coordinator, _left, arguments.wait)
+        if arguments.workers is not None:
+            left += wait_until(coordinator, _missing, arguments.wait, unit="workers")
         status = coordinator.status()
     slots = {n: int((status.routing.owners == n).sum()) for n in sorted(status.routing.servers)}
     owning = {number: count for number, count in slots.items() if count}
     if arguments.json:
-        print_json({"ps": arguments.ps, "slots": owning, "reason": status.reason})
+        workers = len(status.group)
+        print_json(
+            {"ps": arguments.ps, "slots": owning, "reason": status.reason, "workers": workers}
+        )
     else:
         print(f"{len(owning)} servers own slots: {status.reason}")
+        if arguments.workers is not None:
+            print(f"{len(status.group)} workers train together")
     return 0 if left == 0 or not arguments.wait else 1
+
+
+def _missing(status: ClusterStatus) -> int:
+    """Return how many workers have to come or go."""
+    return abs(status.wanted_workers - len(status.group))
 
 
 def _left(status: ClusterStatus) -> int:

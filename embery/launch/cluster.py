@@ -5,36 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
 from embery.errors import DeadlineExceeded, InvalidArgument, Unavailable
-from embery.launch.contract import COLUMNS_VARIABLE
-from embery.launch.role import HOST, Engine, Role
+from embery.launch.role import EMBERY, HOST, Engine, Role
 from embery.launch.supervisor import Supervisor
-from embery.place import (
-    RANK_VARIABLE,
-    RESTARTS_VARIABLE,
-    WORKERS_MAX,
-    WORLD_SIZE_VARIABLE,
-)
-from embery.rpc.address import is_loopback
-from embery.rpc.client import CoordinatorClient
-from embery.rpc.transports import TRANSPORT_VARIABLE, TRANSPORTS
-from embery.store import URL_VARIABLE
+from embery.launch.workers import Workers
+from embery.place import WORKERS_MAX
+from embery.rpc.client import ClusterStatus, CoordinatorClient
+from embery.rpc.transports import TRANSPORTS
 from embery.validation import require_int, require_range
 
 log = logging.getLogger(__name__)
 
 SERVERS_MAX = 1024
+REPLICAS_MAX = 2
 RESTARTS_MAX = 1_000_000
 READY_TIMEOUT_S = 60.0
 COORDINATOR_READY, SERVER_READY = "coordinator ready at ", "ps "
 SERVER_LEAVING = "drained: "
 ENGINES = ("local", "ray", "kubernetes")
-_EMBERY = (sys.executable, "-u", "-m", "embery.cli.main")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +35,23 @@ class RunOptions:
     Args:
         script: the training script and its arguments.
         servers, workers: how many.
+        replicas: servers that have each row. With 2, one that fails is replaced.
         transport: between worker and server, one of `TRANSPORTS`.
         grace_s: how long a role may take to end when asked to.
         restarts: how often everything is started anew after a role has failed.
         insecure: serve beyond one machine without credentials.
+        elastic: whether workers may come and go. So many that fail are then replaced, too.
     """
 
     script: tuple[str, ...]
     servers: int = 1
     workers: int = 1
+    replicas: int = 1
     transport: str = "auto"
     grace_s: float = 30.0
     restarts: int = 0
     insecure: bool = False
+    elastic: bool = False
 
     def validate(self, *, here: bool = True) -> None:
         """Raise `InvalidArgument` naming the first option that is wrong.
@@ -65,6 +60,7 @@ class RunOptions:
         """
         require_int("--ps", self.servers, low=1, high=SERVERS_MAX)
         require_int("--workers", self.workers, low=1, high=WORKERS_MAX)
+        require_int("--replicas", self.replicas, low=1, high=min(self.servers, REPLICAS_MAX))
         require_range("--grace", self.grace_s, low=0.0)
         require_int("--restarts", self.restarts, low=0, high=RESTARTS_MAX)
         if self.transport not in TRANSPORTS:
@@ -110,17 +106,25 @@ def run_cluster(
         supervisor.wait_ready([server], timeout_s=READY_TIMEOUT_S)
 
     with engine.reserve("worker 0") as master:
-        workers = worker_roles(options, url, master, columns, restarts)
+        workers = Workers(
+            options, supervisor, url=url, master=master, columns=columns, restarts=restarts
+        )
         try:
-            supervisor.start(workers)
+            supervisor.start(workers.roles)
             with closing(CoordinatorClient(url)) as client:
                 scaling = _Scaling(options, client, supervisor, servers)
-                supervisor.wait_finished(workers, meanwhile=scaling.follow)
+
+                def follow() -> None:
+                    status = scaling.follow()
+                    if status is not None and options.elastic:
+                        workers.follow(status)
+
+                supervisor.wait_finished(workers.roles, meanwhile=follow)
         except KeyboardInterrupt:
-            supervisor.stop(workers, signal.SIGINT)
+            supervisor.stop(workers.roles, signal.SIGINT)
             raise
     # A server that ends before its coordinator can still say so.
-    supervisor.stop(workers, signal.SIGTERM)
+    supervisor.stop(workers.roles, signal.SIGTERM)
     supervisor.stop(servers, signal.SIGTERM)
     supervisor.stop([coordinator], signal.SIGTERM)
 
@@ -142,26 +146,32 @@ class _Scaling:
         self._options, self._client = options, client
         self._supervisor, self._servers = supervisor, servers
 
-    def follow(self) -> None:
-        """Start what is missing."""
+    def follow(self) -> ClusterStatus | None:
+        """Start what is missing; return how the cluster is, if its coordinator says so."""
         try:
             status = self._client.status()
         except (Unavailable, DeadlineExceeded) as error:
             log.warning("nobody can scale the run now: %s", error)
-            return
+            return None
         there = [s for s in status.routing.servers.values() if s.state in ("joining", "live")]
-        missing = status.wanted_servers - sum(not server.draining for server in there)
+        # One that failed is missed where others have its rows; else the run has failed with it.
+        wanted = status.wanted_servers or (
+            self._options.servers if self._options.replicas > 1 else 0
+        )
+        missing = wanted - sum(not server.draining for server in there)
         for _ in range(missing):
             server = server_role(self._options, len(self._servers), self._client.url)
             self._servers.append(server)
             self._supervisor.start([server])
             self._supervisor.wait_ready([server], timeout_s=READY_TIMEOUT_S)
+        return status
 
 
 def coordinator_role(options: RunOptions) -> Role:
     """Return the coordinator, on a port of the system's choice."""
     where = ("--host", HOST, "--port", "0", *_insecure(options))
-    command = (*_EMBERY, "coordinator", *where, "--expect-ps", str(options.servers))
+    sizes = ("--expect-ps", str(options.servers), "--replicas", str(options.replicas))
+    command = (*EMBERY, "coordinator", *where, *sizes)
     return Role("coordinator", command, ready=COORDINATOR_READY)
 
 
@@ -169,42 +179,15 @@ def server_role(options: RunOptions, number: int, url: str) -> Role:
     """Return the server that is to be number `number` of the coordinator at `url`."""
     # When a run ends there is nobody to give slots to.
     where = ("--coordinator", url, "--host", HOST, *_insecure(options))
-    command = (*_EMBERY, "ps", *where, "--drain", "0")
-    return Role(f"ps {number}", command, ready=SERVER_READY, leaving=SERVER_LEAVING)
-
-
-def worker_roles(
-    options: RunOptions, url: str, master: tuple[str, int], columns: int | None, restarts: int
-) -> list[Role]:
-    """Return the workers of a run; rank 0 listens at host and port `master` for all of them."""
-    command = (*_EMBERY, "worker", *options.script)
-    shared = {
-        URL_VARIABLE: url,
-        WORLD_SIZE_VARIABLE: str(options.workers),
-        RESTARTS_VARIABLE: str(restarts),
-        TRANSPORT_VARIABLE: options.transport,
-        "MASTER_ADDR": master[0],
-        "MASTER_PORT": str(master[1]),
-        **(_defaults(options.workers, os.environ) if is_loopback(master[0]) else {}),
-        **({} if columns is None else {COLUMNS_VARIABLE: str(columns)}),
-    }
-    return [
-        Role(f"worker {rank}", command, {**shared, RANK_VARIABLE: str(rank)})
-        for rank in range(options.workers)
-    ]
+    command = (*EMBERY, "ps", *where, "--drain", "0")
+    return Role(
+        f"ps {number}",
+        command,
+        ready=SERVER_READY,
+        leaving=SERVER_LEAVING,
+        expendable=options.replicas > 1,
+    )
 
 
 def _insecure(options: RunOptions) -> tuple[str, ...]:
     return ("--insecure",) if options.insecure else ()
-
-
-def _defaults(workers: int, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what workers that share a machine need, unless the user has set it."""
-    processors = len(os.sched_getaffinity(0))
-    wanted = {
-        # Each worker's torch would otherwise start a thread for every processor.
-        "OMP_NUM_THREADS": str(max(1, processors // workers)),
-        # gloo otherwise looks for the address of the host's name, which may have none.
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    return {name: value for name, value in wanted.items() if name not in environment}

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 # A worker that lost another ends with this on its log: it is not the one that failed first.
 PEER_LOST = "another worker of this run has gone"
 
+# A worker that is one too many says so, and ends.
+DISMISSED = "dismissed: "
+
 # How wide a line of the worker may be, where its standard error comes to a terminal in the end.
 COLUMNS_VARIABLE = "EMBERY_COLUMNS"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import BinaryIO, Protocol
 
 # Stands in a command for the address of the machine that the role is placed on.
 HOST = "{host}"
+# Begins the command of a role that embery itself is.
+EMBERY = (sys.executable, "-u", "-m", "embery.cli.main")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,7 @@ class Role:
             nobody waits for it.
         leaving: how the line begins after which it may end with code 0 while others go on; None
             where it must not.
+        expendable: whether it may fail while another such role goes on, or has done its work.
     """
 
     name: str
@@ -31,6 +35,7 @@ class Role:
     environment: Mapping[str, str] = field(default_factory=dict)
     ready: str | None = None
     leaving: str | None = None
+    expendable: bool = False
 
     def command_at(self, host: str) -> tuple[str, ...]:
         """Return the command on a machine of this address."""

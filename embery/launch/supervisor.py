@@ -54,6 +54,17 @@ class _Running:
     open_streams: int = len(STREAMS)
     code: int | None = None
     expected: bool = False
+    # Whether it has said that it leaves, its work undone.
+    left: bool = False
+
+    @property
+    def failed(self) -> bool:
+        return self.code is not None and not (self.expected and self.code == 0)
+
+    @property
+    def useful(self) -> bool:
+        """Whether it is at work, or has done it."""
+        return self.code is None or (self.code == 0 and not self.left)
 
 
 class Supervisor:
@@ -137,24 +148,35 @@ class Supervisor:
         meanwhile: Callable[[], None] | None = None,
         every_s: float = 1.0,
     ) -> None:
-        """Wait until each of `roles` has ended with code 0, however long that takes.
+        """Wait until each of `roles` has ended, however long that takes: with code 0, unless it is
+        expendable.
 
         Args:
+            roles: more may be added meanwhile.
             meanwhile: is called now and then, every `every_s` seconds.
 
         Raises:
             RoleFailed: one ended with another code, or a role that is not among them ended.
             KeyboardInterrupt, Terminated: a signal came.
         """
-        waited = [self._running[role.name] for role in roles]
-        for run in waited:
-            run.expected = True
+
+        def finished() -> bool:
+            waited = [self._running[role.name] for role in roles]
+            for run in waited:
+                run.expected = True
+            return all(run.code is not None for run in waited)
+
         while not self._wait(
-            lambda: all(run.code == 0 for run in waited),
+            finished,
             timeout_s=None if meanwhile is None else every_s,
         ):
             if meanwhile is not None:
                 meanwhile()
+
+    def codes(self, roles: Sequence[Role]) -> list[int | None]:
+        """Return the exit code of each of `roles` that did not leave; None of one that runs."""
+        runs = [self._running[role.name] for role in roles]
+        return [run.code for run in runs if not run.left]
 
     def stop(self, roles: Sequence[Role], number: signal.Signals) -> None:
         """End `roles`: by the signal, and by SIGKILL after the grace period or another Ctrl-C."""
@@ -188,7 +210,7 @@ class Supervisor:
                 raise KeyboardInterrupt
             if self._received:
                 raise Terminated(f"ended by {self._received[0].name}")
-            if any(map(_failed, self._running.values())):
+            if any(map(self._is_fatal, self._running.values())):
                 raise self._failure()
         return True
 
@@ -214,7 +236,7 @@ class Supervisor:
             if run.role.ready is not None and line.startswith(run.role.ready):
                 run.ready_line = line
             if run.role.leaving is not None and line.startswith(run.role.leaving):
-                run.expected = True
+                run.expected = run.left = True
         if not data:
             self._selector.unregister(pipe)
             pipe.close()
@@ -226,22 +248,23 @@ class Supervisor:
         When a worker fails the others lose it, and may be gone before it is. So others get a moment
         to fail as well, and their output to arrive.
         """
-        order = [run for run in self._running.values() if _failed(run)]
+        order = [run for run in self._running.values() if run.failed]
         deadline = time.monotonic() + _SETTLE_S
         while self._wait_once(deadline):
-            found = [r for r in self._running.values() if _failed(r) and r not in order]
+            found = [r for r in self._running.values() if r.failed and r not in order]
             order += found
             if all(run.open_streams == 0 for run in order) and not all(map(self._victim, order)):
                 break
         run = next((run for run in order if not self._victim(run)), order[0])
         return RoleFailed(run.role.name, _reason(run.code), self._console.tail(run.role.name))
 
+    def _is_fatal(self, run: _Running) -> bool:
+        if not (run.failed and run.role.expendable):
+            return run.failed
+        return not any(r.role.expendable and r.useful for r in self._running.values())
+
     def _victim(self, run: _Running) -> bool:
         return any(PEER_LOST in line for line in self._console.tail(run.role.name))
-
-
-def _failed(run: _Running) -> bool:
-    return run.code is not None and not (run.expected and run.code == 0)
 
 
 def _reason(code: int | None) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from embery.rpc.address import address_of, host_identity
 from embery.rpc.channel import TIMEOUT_S, WAIT_GRACE_S, Channel
@@ -44,11 +44,44 @@ class WorkerGrant:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupGrant:
+    """A group of workers, as one of them learns of it.
+
+    Args:
+        epoch: higher than that of any group before.
+        rank, world_size: which of its workers this one is.
+        address: where they find each other.
+        source: rank whose state the others take; None where all begin.
+        lease: of the batches that all push together.
+        shares: lease of what rank 0 pushes by itself; those of other ranks follow.
+    """
+
+    epoch: int
+    rank: int
+    world_size: int
+    address: str
+    source: int | None
+    lease: int
+    shares: int
+
+
+GroupCall = Literal["none", "soon", "now", "fenced"]
+_CALLS: dict[int, GroupCall] = {
+    c.GROUP_CALL_NONE: "none",
+    c.GROUP_CALL_SOON: "soon",
+    c.GROUP_CALL_NOW: "now",
+    c.GROUP_CALL_FENCED: "fenced",
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Beat:
     """Answer to a heartbeat; a member that is not `known` registers again.
 
     A server that is `drained` has no slots left and may end. `slowest` is the clock of the slowest
     of a worker's group; None where it is not known. Leases below `leases_from` are over.
+    `group_call` is what a worker shall do about its group: nothing, ask for the next one after the
+    step under way, or at once, or end, for the others went on without it.
     """
 
     known: bool
@@ -57,6 +90,7 @@ class Beat:
     drained: bool
     slowest: int | None
     leases_from: int
+    group_call: GroupCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +118,10 @@ class ReadingStatus:
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """The cluster as the coordinator sees it; `reason` says what it decided last, and why."""
+    """The cluster as the coordinator sees it; `reason` says what it decided last, and why.
+
+    `group` are the clients of the workers that train together, in the order of their ranks.
+    """
 
     cluster_id: str
     expected_servers: int
@@ -94,6 +131,8 @@ class ClusterStatus:
     workers: list[WorkerStatus]
     readings: list[ReadingStatus]
     wanted_servers: int
+    wanted_workers: int
+    group: list[int]
 
 
 class CoordinatorClient(ReadingCalls):
@@ -185,6 +224,7 @@ class CoordinatorClient(ReadingCalls):
             drained=reply.drained,
             slowest=reply.slowest if reply.HasField("slowest") else None,
             leases_from=reply.leases_from,
+            group_call=_CALLS.get(reply.group_call, "none"),
         )
 
     def wait_clock(
@@ -224,10 +264,57 @@ class CoordinatorClient(ReadingCalls):
         reply = self._channel.call(self._stub.Drain, request, self._timeout_s, what="drain")
         return int(reply.slots)
 
-    def scale(self, servers: int) -> None:
-        """Set how many servers shall be there; those that are too many are drained."""
-        self._channel.call(
-            self._stub.Scale, c.ScaleRequest(servers=servers), self._timeout_s, what="scale"
+    def scale(self, servers: int = 0, *, workers: int = 0) -> None:
+        """Set how many servers, or workers, shall be there; 0 leaves a number as it is.
+
+        Servers that are too many are drained, workers end after their step.
+        """
+        request = c.ScaleRequest(servers=servers, workers=workers)
+        self._channel.call(self._stub.Scale, request, self._timeout_s, what="scale")
+
+    def ask_for_group(
+        self,
+        incarnation: str,
+        *,
+        epoch: int,
+        step: int,
+        address: str,
+        starting: bool,
+        wait_s: float,
+    ) -> GroupGrant | None:
+        """Wait for the next group of a worker; None: it is one too many.
+
+        Args:
+            epoch: of the group that it is in; 0 for none.
+            step: how far its dense parameters are.
+            address: where the others find each other, if it becomes rank 0.
+            starting: whether it has no state of the run to go on with.
+
+        Raises:
+            Unavailable: others are waited for; ask again.
+            InvalidArgument: a group went on without the worker.
+        """
+        request = c.AskForGroupRequest(
+            incarnation=incarnation,
+            epoch=epoch,
+            step=step,
+            address=address,
+            starting=starting,
+            wait_ms=round(wait_s * 1000),
+        )
+        reply = self._channel.call(
+            self._stub.AskForGroup, request, wait_s + WAIT_GRACE_S, what="group"
+        )
+        if reply.dismissed:
+            return None
+        return GroupGrant(
+            epoch=reply.epoch,
+            rank=reply.rank,
+            world_size=reply.world_size,
+            address=reply.address,
+            source=reply.source if reply.HasField("source") else None,
+            lease=reply.lease,
+            shares=reply.shares,
         )
 
     def routing(self, after_version: int = 0, timeout_s: float | None = None) -> Routing:
@@ -295,6 +382,8 @@ class CoordinatorClient(ReadingCalls):
                 for r in reply.readings
             ],
             wanted_servers=reply.wanted_servers,
+            wanted_workers=reply.wanted_workers,
+            group=list(reply.group),
         )
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from embery.place import Place
-from embery.rpc.client import Beat, CoordinatorClient, WorkerGrant
+from embery.rpc.client import Beat, CoordinatorClient, GroupCall, GroupGrant, WorkerGrant
 from embery.rpc.heartbeat import Heartbeat
 from embery.rpc.readings import BegunPiece, Holding, LeaseReport
 from embery.rpc.records import Progress
@@ -33,6 +33,7 @@ class Membership:
         # Replaced under the lock, never changed.
         self._progress = Progress()
         self._slowest: int | None = None
+        self._group_call: GroupCall = "none"
         # What the last heartbeat said; used by its thread only.
         self._told = self._progress
         grant = self._register()
@@ -77,6 +78,26 @@ class Membership:
             self._incarnation, self._progress, at_least=at_least, wait_s=wait_s
         )
         return self._slowest
+
+    @property
+    def group_call(self) -> GroupCall:
+        """Return what this worker shall do about its group, as of the last heartbeat."""
+        return self._group_call
+
+    def ask_for_group(
+        self, *, epoch: int, step: int, address: str, starting: bool, wait_s: float
+    ) -> GroupGrant | None:
+        """See `CoordinatorClient.ask_for_group`."""
+        grant = self._coordinator.ask_for_group(
+            self._incarnation,
+            epoch=epoch,
+            step=step,
+            address=address,
+            starting=starting,
+            wait_s=wait_s,
+        )
+        self._group_call = "none"
+        return grant
 
     def advance(self, *, batches: int = 0, samples: int = 0, staleness: int = 0) -> None:
         """Count batches and samples that this worker took; the next heartbeat tells of them."""
@@ -124,6 +145,7 @@ class Membership:
     def _answered(self, beat: Beat) -> None:
         """Register again with a coordinator that does not know this worker."""
         with self._lock:
+            self._group_call = beat.group_call
             if self._told.group == self._progress.group:
                 self._slowest = beat.slowest
         if not beat.known:

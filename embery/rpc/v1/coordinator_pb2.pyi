@@ -8,12 +8,23 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class GroupCall(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    GROUP_CALL_NONE: _ClassVar[GroupCall]
+    GROUP_CALL_SOON: _ClassVar[GroupCall]
+    GROUP_CALL_NOW: _ClassVar[GroupCall]
+    GROUP_CALL_FENCED: _ClassVar[GroupCall]
+
 class LeaseOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     LEASE_OUTCOME_HELD: _ClassVar[LeaseOutcome]
     LEASE_OUTCOME_FINISHED: _ClassVar[LeaseOutcome]
     LEASE_OUTCOME_RETURNED: _ClassVar[LeaseOutcome]
     LEASE_OUTCOME_FAILED: _ClassVar[LeaseOutcome]
+GROUP_CALL_NONE: GroupCall
+GROUP_CALL_SOON: GroupCall
+GROUP_CALL_NOW: GroupCall
+GROUP_CALL_FENCED: GroupCall
 LEASE_OUTCOME_HELD: LeaseOutcome
 LEASE_OUTCOME_FINISHED: LeaseOutcome
 LEASE_OUTCOME_RETURNED: LeaseOutcome
@@ -96,20 +107,58 @@ class HeartbeatRequest(_message.Message):
     def __init__(self, incarnation: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("known", "routing_version", "table_count", "drained", "slowest", "leases_from")
+    __slots__ = ("known", "routing_version", "table_count", "drained", "slowest", "leases_from", "group_call")
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     ROUTING_VERSION_FIELD_NUMBER: _ClassVar[int]
     TABLE_COUNT_FIELD_NUMBER: _ClassVar[int]
     DRAINED_FIELD_NUMBER: _ClassVar[int]
     SLOWEST_FIELD_NUMBER: _ClassVar[int]
     LEASES_FROM_FIELD_NUMBER: _ClassVar[int]
+    GROUP_CALL_FIELD_NUMBER: _ClassVar[int]
     known: bool
     routing_version: int
     table_count: int
     drained: bool
     slowest: int
     leases_from: int
-    def __init__(self, known: bool = ..., routing_version: _Optional[int] = ..., table_count: _Optional[int] = ..., drained: bool = ..., slowest: _Optional[int] = ..., leases_from: _Optional[int] = ...) -> None: ...
+    group_call: GroupCall
+    def __init__(self, known: bool = ..., routing_version: _Optional[int] = ..., table_count: _Optional[int] = ..., drained: bool = ..., slowest: _Optional[int] = ..., leases_from: _Optional[int] = ..., group_call: _Optional[_Union[GroupCall, str]] = ...) -> None: ...
+
+class AskForGroupRequest(_message.Message):
+    __slots__ = ("incarnation", "epoch", "step", "address", "starting", "wait_ms")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    STARTING_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    epoch: int
+    step: int
+    address: str
+    starting: bool
+    wait_ms: int
+    def __init__(self, incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., step: _Optional[int] = ..., address: _Optional[str] = ..., starting: bool = ..., wait_ms: _Optional[int] = ...) -> None: ...
+
+class AskForGroupReply(_message.Message):
+    __slots__ = ("dismissed", "epoch", "rank", "world_size", "address", "source", "lease", "shares")
+    DISMISSED_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    dismissed: bool
+    epoch: int
+    rank: int
+    world_size: int
+    address: str
+    source: int
+    lease: int
+    shares: int
+    def __init__(self, dismissed: bool = ..., epoch: _Optional[int] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., address: _Optional[str] = ..., source: _Optional[int] = ..., lease: _Optional[int] = ..., shares: _Optional[int] = ...) -> None: ...
 
 class WaitClockRequest(_message.Message):
     __slots__ = ("incarnation", "progress", "at_least", "wait_ms")
@@ -268,10 +317,12 @@ class DrainReply(_message.Message):
     def __init__(self, slots: _Optional[int] = ...) -> None: ...
 
 class ScaleRequest(_message.Message):
-    __slots__ = ("servers",)
+    __slots__ = ("servers", "workers")
     SERVERS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
     servers: int
-    def __init__(self, servers: _Optional[int] = ...) -> None: ...
+    workers: int
+    def __init__(self, servers: _Optional[int] = ..., workers: _Optional[int] = ...) -> None: ...
 
 class ScaleReply(_message.Message):
     __slots__ = ()
@@ -312,7 +363,7 @@ class WorkerInfo(_message.Message):
     def __init__(self, client: _Optional[int] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., state: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., samples_per_s: _Optional[float] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("cluster_id", "expected_servers", "reason", "routing", "tables", "workers", "readings", "wanted_servers")
+    __slots__ = ("cluster_id", "expected_servers", "reason", "routing", "tables", "workers", "readings", "wanted_servers", "wanted_workers", "group")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_SERVERS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -321,6 +372,8 @@ class StatusReply(_message.Message):
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     READINGS_FIELD_NUMBER: _ClassVar[int]
     WANTED_SERVERS_FIELD_NUMBER: _ClassVar[int]
+    WANTED_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     expected_servers: int
     reason: str
@@ -329,4 +382,6 @@ class StatusReply(_message.Message):
     workers: _containers.RepeatedCompositeFieldContainer[WorkerInfo]
     readings: _containers.RepeatedCompositeFieldContainer[ReadingInfo]
     wanted_servers: int
-    def __init__(self, cluster_id: _Optional[str] = ..., expected_servers: _Optional[int] = ..., reason: _Optional[str] = ..., routing: _Optional[_Union[_routing_pb2.Routing, _Mapping]] = ..., tables: _Optional[_Iterable[str]] = ..., workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ..., readings: _Optional[_Iterable[_Union[ReadingInfo, _Mapping]]] = ..., wanted_servers: _Optional[int] = ...) -> None: ...
+    wanted_workers: int
+    group: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, cluster_id: _Optional[str] = ..., expected_servers: _Optional[int] = ..., reason: _Optional[str] = ..., routing: _Optional[_Union[_routing_pb2.Routing, _Mapping]] = ..., tables: _Optional[_Iterable[str]] = ..., workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ..., readings: _Optional[_Iterable[_Union[ReadingInfo, _Mapping]]] = ..., wanted_servers: _Optional[int] = ..., wanted_workers: _Optional[int] = ..., group: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -95,6 +95,11 @@ class CoordinatorStub(object):
                 request_serializer=embery_dot_v1_dot_coordinator__pb2.WaitClockRequest.SerializeToString,
                 response_deserializer=embery_dot_v1_dot_coordinator__pb2.WaitClockReply.FromString,
                 _registered_method=True)
+        self.AskForGroup = channel.unary_unary(
+                '/embery.v1.Coordinator/AskForGroup',
+                request_serializer=embery_dot_v1_dot_coordinator__pb2.AskForGroupRequest.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_coordinator__pb2.AskForGroupReply.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/embery.v1.Coordinator/Status',
                 request_serializer=embery_dot_v1_dot_coordinator__pb2.StatusRequest.SerializeToString,
@@ -174,7 +179,8 @@ class CoordinatorServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Scale(self, request, context):
-        """Sets how many servers shall be there; drains those that are too many.
+        """Sets how many servers or workers shall be there; drains servers, and dismisses workers, that are
+        too many.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,6 +188,13 @@ class CoordinatorServicer(object):
 
     def WaitClock(self, request, context):
         """Waits until the slowest of the caller's group has come so far.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AskForGroup(self, request, context):
+        """Waits until all workers of the caller's group have asked for the next one, or are gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -255,6 +268,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.WaitClock,
                     request_deserializer=embery_dot_v1_dot_coordinator__pb2.WaitClockRequest.FromString,
                     response_serializer=embery_dot_v1_dot_coordinator__pb2.WaitClockReply.SerializeToString,
+            ),
+            'AskForGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.AskForGroup,
+                    request_deserializer=embery_dot_v1_dot_coordinator__pb2.AskForGroupRequest.FromString,
+                    response_serializer=embery_dot_v1_dot_coordinator__pb2.AskForGroupReply.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -586,6 +604,33 @@ class Coordinator(object):
             '/embery.v1.Coordinator/WaitClock',
             embery_dot_v1_dot_coordinator__pb2.WaitClockRequest.SerializeToString,
             embery_dot_v1_dot_coordinator__pb2.WaitClockReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AskForGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embery.v1.Coordinator/AskForGroup',
+            embery_dot_v1_dot_coordinator__pb2.AskForGroupRequest.SerializeToString,
+            embery_dot_v1_dot_coordinator__pb2.AskForGroupReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -187,9 +187,13 @@ def test_a_batch_that_is_pushed_again_by_who_has_its_lease_next_counts_once(
     counts = stores[1].pull("reads", np.arange(ROWS), train=False)
     assert (counts == 1).all()
     assert stores[1].stats()["tables"]["reads"]["step"] == 7 * 10
-    with pytest.raises(InvalidArgument, match="the lease is over"):
-        while True:  # Until the servers have heard of it.
+
+    def push_until_servers_have_heard() -> None:
+        while True:
             push(stores[1], last, replace(identity, token=9))
+
+    with pytest.raises(InvalidArgument, match="the lease is over"):
+        push_until_servers_have_heard()
 
 
 def test_a_frozen_worker_is_fenced_off(start_coordinator: Any) -> None:

@@ -87,7 +87,7 @@ def test_gradients_and_loss_of_the_shares_are_those_of_the_batch(run_workers: An
         for rows in (7, 2):  # The second leaves a worker without any.
             batch = em.data.Batch(label=y[:rows], dense=x[:rows], sparse=None, index=0)
             share = group.share_of(batch)
-            loss, output, asked = learn_share(
+            loss, output, asked, _ = learn_share(
                 group, forward, nn.functional.mse_loss, optimizer, share,
                 interrupted=group.rank == 1 and rows == 2,
             )
@@ -196,7 +196,7 @@ def test_a_worker_that_has_gone_is_said(run_workers: Any) -> None:
     first, second = run_workers(program, world=2)
     assert second.returncode == 7
     assert first.returncode == 1
-    assert f"embery.errors.Unavailable: {PEER_LOST}" in first.stderr
+    assert f"embery.worker.group.PeerLost: {PEER_LOST}" in first.stderr
 
 
 @pytest.mark.parametrize("mode", [em.Async(), em.Hybrid(), em.Sync()])
