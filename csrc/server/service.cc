@@ -422,7 +422,13 @@ Status Service::Apply(std::span<const Part> parts, uint64_t& cut) {
   Part whole = parts.front();
   std::span<const Part> claimed = parts;
   if (whole.identity().is_leased()) {
-    for (const Part& part : parts) together.Add(*part.slots);
+    for (const Part& part : parts) {
+      together.Add(*part.slots);
+      // By the oldest routing among them slots may have been passed by.
+      if (part.push->head.routing_version < whole.push->head.routing_version) {
+        whole.push = part.push;
+      }
+    }
     whole.slots = &together;
     claimed = {&whole, 1};
   }

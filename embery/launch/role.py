@@ -27,7 +27,7 @@ class Role:
             nobody waits for it.
         leaving: how the line begins after which it may end with code 0 while others go on; None
             where it must not.
-        expendable: whether it may fail while another such role goes on, or has done its work.
+        expendable: whether it may fail while another of its kind goes on, or has done its work.
     """
 
     name: str
@@ -36,6 +36,11 @@ class Role:
     ready: str | None = None
     leaving: str | None = None
     expendable: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Return what it is, without which one: "worker"."""
+        return self.name.split()[0]
 
     def command_at(self, host: str) -> tuple[str, ...]:
         """Return the command on a machine of this address."""

@@ -261,7 +261,7 @@ class Supervisor:
     def _is_fatal(self, run: _Running) -> bool:
         if not (run.failed and run.role.expendable):
             return run.failed
-        return not any(r.role.expendable and r.useful for r in self._running.values())
+        return not any(r.role.kind == run.role.kind and r.useful for r in self._running.values())
 
     def _victim(self, run: _Running) -> bool:
         return any(PEER_LOST in line for line in self._console.tail(run.role.name))

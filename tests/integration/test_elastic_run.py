@@ -97,7 +97,7 @@ class Run:
     """A run of the script; its lines are read in a thread."""
 
     def __init__(self, folder: Path, *arguments: object) -> None:
-        self._folder = folder
+        self._folder, self._pause = folder, threading.Event()
         self.allow(0)
         command = [sys.executable, "-m", "embery.cli.main", "run", "--elastic"]
         sizes = BATCH, BATCHES, BATCHES_A_PIECE, EPOCHS
