@@ -134,7 +134,7 @@ class Run:
             assert self.process.poll() is None, self.output
             assert time.monotonic() < deadline, self.output
             self.allow(min(self.allowed + 1, BATCHES * EPOCHS - 200))
-            time.sleep(0.1)
+            self._pause.wait(0.1)
         return found
 
     def find(self, pattern: str) -> str | None:

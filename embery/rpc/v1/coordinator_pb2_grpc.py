@@ -179,8 +179,8 @@ class CoordinatorServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Scale(self, request, context):
-        """Sets how many servers or workers shall be there; drains servers, and dismisses workers, that are
-        too many.
+        """Sets how many servers or workers shall be there; drains servers, and dismisses workers, that
+        are too many.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
