@@ -84,6 +84,21 @@ class Store:
     def export_rows(
         self, table: int, slot_begin: int, slot_end: int
     ) -> dict[str, NDArray[Any]]: ...
+    def begin_cut(self, bytes_max: int) -> None:
+        """Let the tables be exported as they are now while they change, until `end_cut`.
+
+        At most `bytes_max` of what they were are kept for that; beyond, the cut is lost.
+        """
+
+    def end_cut(self) -> None: ...
+    def export_cut_rows(
+        self, table: int, slot_begin: int, slot_end: int, since: U64 | None
+    ) -> dict[str, NDArray[Any]]:
+        """Return the rows as of the cut that changed after `since`, the LSNs of all slots; once."""
+
+    def export_cut_state(self, table: int, since: U64 | None) -> dict[str, Any]:
+        """Return the state as of the cut; with `since`, tombstones after it, "deleted_keys"."""
+
     def reserve_rows(self, table: int, slot_begin: int, slot_end: int, rows: int) -> None: ...
     def import_rows(self, table: int, rows: dict[str, NDArray[Any]]) -> None: ...
     def export_state(self, table: int) -> dict[str, Any]: ...

@@ -173,6 +173,31 @@ void BindRows(py::class_<Store>& bound) {
           },
           py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"))
       .def(
+          "begin_cut",
+          [](Store& store, size_t bytes_max) {
+            Status status;
+            {
+              const py::gil_scoped_release release;
+              status = store.BeginCut(bytes_max);
+            }
+            ThrowIfError(status);
+          },
+          py::arg("bytes_max"))
+      .def("end_cut", &Store::EndCut, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "export_cut_rows",
+          [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end,
+             const py::object& since) {
+            return ExportCutRows(GetTable(store, id), slot_begin, slot_end, since);
+          },
+          py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"), py::arg("since"))
+      .def(
+          "export_cut_state",
+          [](Store& store, TableId id, const py::object& since) {
+            return ExportCutState(GetTable(store, id), since);
+          },
+          py::arg("table"), py::arg("since"))
+      .def(
           "reserve_rows",
           [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end, size_t rows) {
             ReserveRows(GetTable(store, id), slot_begin, slot_end, rows);

@@ -14,6 +14,21 @@ namespace py = pybind11;
 namespace embery {
 namespace {
 
+// A group is locked while so much of it is copied, at least a slot.
+constexpr size_t kBytesPerLock = size_t{1} << 20;
+
+// LSNs of all slots, or null.
+const Lsn* SinceOf(const py::object& since) {
+  if (since.is_none()) return nullptr;
+  const auto array = since.cast<py::array>();
+  const auto* lsns = ArrayData<uint64_t>(array, "since");
+  if (array.size() != kSlotCount) {
+    ThrowIfError(Status::InvalidArgument("since must have " + std::to_string(kSlotCount) +
+                                         " LSNs, got " + std::to_string(array.size())));
+  }
+  return lsns;
+}
+
 struct RowColumns {
   std::vector<uint64_t> keys;
   std::vector<uint64_t> lsns;
@@ -190,6 +205,52 @@ py::dict ExportRows(Table& table, uint32_t slot_begin, uint32_t slot_end) {
   return std::move(columns).ToDict(table.layout());
 }
 
+py::dict ExportCutRows(Table& table, uint32_t slot_begin, uint32_t slot_end,
+                       const py::object& since) {
+  const Lsn* lsns = SinceOf(since);
+  RowColumns columns;
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    uint32_t begin = slot_begin;
+    while (begin < slot_end && status.ok()) {
+      const uint32_t number = begin / kSlotsPerGroup;
+      SlotGroup& group = table.group(number);
+      const size_t bytes = group.size().rows * table.layout().stride;
+      const auto slots = static_cast<uint32_t>(
+          std::clamp<size_t>(kBytesPerLock * kSlotsPerGroup / (bytes + 1), 1, kSlotsPerGroup));
+      const uint32_t end = std::min({begin + slots, (number + 1) * kSlotsPerGroup, slot_end});
+      const Lsn* of_group = lsns == nullptr ? nullptr : lsns + size_t{number} * kSlotsPerGroup;
+      status = group.VisitCut(begin, end, of_group,
+                              [&](const RowView& row) { columns.Append(row, table.layout()); });
+      begin = end;
+    }
+  }
+  ThrowIfError(status);
+  return std::move(columns).ToDict(table.layout());
+}
+
+py::dict ExportCutState(Table& table, const py::object& since) {
+  const Lsn* lsns = SinceOf(since);
+  std::vector<SlotGroup::State> groups;
+  std::vector<uint64_t> deleted;
+  for (uint32_t i = 0; i < kGroupCount; ++i) {
+    Result<SlotGroup::State> state = table.group(i).ExportCutState();
+    ThrowIfError(state.status());
+    groups.push_back(std::move(state).value());
+    if (lsns == nullptr) continue;
+    std::erase_if(groups.back().tombstones, [&](const Tombstone& tombstone) {
+      return tombstone.lsn <= lsns[SlotOf({tombstone.mixed})];
+    });
+    for (const Tombstone& tombstone : groups.back().tombstones) {
+      deleted.push_back(UnmixKey(table.spec().salt, {tombstone.mixed}));
+    }
+  }
+  py::dict state = ToDict(groups, table.cut_step());
+  if (lsns != nullptr) state["deleted_keys"] = ToArray(std::move(deleted));
+  return state;
+}
+
 py::dict ReadRows(Table& table, const py::array& keys) {
   const uint64_t* data = ArrayData<uint64_t>(keys, "keys");
   const auto count = static_cast<size_t>(keys.size());
@@ -234,7 +295,8 @@ void ImportRows(Table& table, const py::dict& columns) {
   const RecordLayout& layout = table.layout();
   const auto count = static_cast<size_t>(columns["key"].cast<py::array>().size());
   const auto* keys = Column<uint64_t>(columns, "key", count, 1);
-  const auto* lsns = Column<uint64_t>(columns, "lsn", count, 1);
+  const bool is_change = !columns.contains("lsn");
+  const auto* lsns = is_change ? nullptr : Column<uint64_t>(columns, "lsn", count, 1);
   const auto* updates = Column<uint32_t>(columns, "count", count, 1);
   const auto* steps = Column<uint32_t>(columns, "step", count, 1);
   const auto* times_s = Column<uint32_t>(columns, "time_s", count, 1);
@@ -245,10 +307,16 @@ void ImportRows(Table& table, const py::dict& columns) {
     const py::gil_scoped_release release;
     for (size_t i = 0; i < count && status.ok(); ++i) {
       const MixedKey mixed = MixKey(table.spec().salt, keys[i]);
-      status = table.group(GroupOf(mixed))
-                   .Import({keys[i], SlotOf(mixed), lsns[i], updates[i], steps[i], times_s[i],
-                            reinterpret_cast<const std::byte*>(values + i * layout.value_bytes),
-                            state + i * layout.state_floats});
+      const RowView row{keys[i],
+                        SlotOf(mixed),
+                        is_change ? 0 : lsns[i],
+                        updates[i],
+                        steps[i],
+                        times_s[i],
+                        reinterpret_cast<const std::byte*>(values + i * layout.value_bytes),
+                        state + i * layout.state_floats};
+      SlotGroup& group = table.group(GroupOf(mixed));
+      status = is_change ? group.Replace(row) : group.Import(row);
     }
   }
   ThrowIfError(status);

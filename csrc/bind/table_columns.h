@@ -18,6 +18,14 @@ namespace embery {
 // (n, value bytes), state float32 (n, state floats): all rows of the slots, by slot and mixed key.
 pybind11::dict ExportRows(Table& table, uint32_t slot_begin, uint32_t slot_end);
 
+// The same as of the cut that is on (Store::BeginCut), for rows that changed after `since`, uint64,
+// the LSNs of all slots; None takes all rows. Raises ResourceExhausted if the cut is lost.
+pybind11::dict ExportCutRows(Table& table, uint32_t slot_begin, uint32_t slot_end,
+                             const pybind11::object& since);
+
+// ExportState as of the cut; with `since`, only tombstones after it, and their `deleted_keys`.
+pybind11::dict ExportCutState(Table& table, const pybind11::object& since);
+
 // The same columns for the rows of `keys` that exist, and `found` uint8, one a key.
 pybind11::dict ReadRows(Table& table, const pybind11::array& keys);
 
@@ -26,6 +34,7 @@ pybind11::dict ReadRows(Table& table, const pybind11::array& keys);
 void ReserveRows(Table& table, uint32_t slot_begin, uint32_t slot_end, size_t rows);
 
 // Raises InvalidArgument if a column is missing or of another shape; nothing was imported then.
+// Without the column `lsn` the rows are changes of now.
 void ImportRows(Table& table, const pybind11::dict& columns);
 
 // Counters, LSNs, admission candidates and tombstones.

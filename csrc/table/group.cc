@@ -179,6 +179,7 @@ Status SlotGroup::Push(const GroupBatch& batch, Tick tick, const float* grads,
 void SlotGroup::Update(Handle handle, MixedKey mixed, Tick tick, const float* grad, float* values) {
   const TableSpec& spec = context_.spec;
   const auto type = static_cast<size_t>(spec.value_type);
+  KeepForCut(mixed, handle);
   Record record = At(handle);
   const uint32_t updates = record.updates();
   const UpdateClock clock{uint64_t{updates} + 1, tick.step};
@@ -204,6 +205,7 @@ void SlotGroup::Update(Handle handle, MixedKey mixed, Tick tick, const float* gr
 // --------------------------------------------------------------------------------
 
 void SlotGroup::BeginOperation() {
+  KeepStateForCut();
   ++operation_;
   slots_raised_ = 0;
 }

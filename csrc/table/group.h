@@ -19,6 +19,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/buffer.h"
@@ -30,6 +31,8 @@
 #include "optim/row_codec.h"
 #include "table/admission.h"
 #include "table/changes.h"
+#include "table/cut.h"
+#include "table/group_state.h"
 #include "table/index.h"
 #include "table/lookup.h"
 #include "table/record.h"
@@ -63,29 +66,6 @@ struct GroupBatch {
 struct Tick {
   uint32_t step;   // Of the table: the push under way, or the one a pull prepares.
   uint32_t now_s;  // Seconds since 1970.
-};
-
-struct Counters {
-  uint64_t admitted = 0;    // Rows inserted by pulls and pushes.
-  uint64_t rejected = 0;    // Distinct keys of pushes that admission held back.
-  uint64_t evicted = 0;     // Rows deleted by eviction, or started anew after their time-to-live.
-  uint64_t deleted = 0;     // Rows deleted, for whatever reason, or started anew.
-  uint64_t non_finite = 0;  // Distinct keys of pushes whose gradient was not finite.
-  uint64_t updates = 0;     // Optimizer steps on rows.
-
-  void Add(const Counters& other) {
-    admitted += other.admitted;
-    rejected += other.rejected;
-    evicted += other.evicted;
-    deleted += other.deleted;
-    non_finite += other.non_finite;
-    updates += other.updates;
-  }
-};
-
-struct Tombstone {
-  uint64_t mixed;
-  Lsn lsn;
 };
 
 // A row with everything that belongs to it; the pointers are valid during the call that passes it.
@@ -169,22 +149,28 @@ class SlotGroup {
   Status ReserveRows(size_t rows) EXCLUDES(mutex_);
   // Puts a saved row in place, whatever was there.
   Status Import(const RowView& row) EXCLUDES(mutex_);
+  // The same as a change of now: the row's LSN is the next one of its slot.
+  Status Replace(const RowView& row) EXCLUDES(mutex_);
   void Clear() EXCLUDES(mutex_);
 
-  struct State {
-    Counters counters;
-    std::vector<Lsn> slot_lsns;  // One a slot of the group.
-    std::vector<Candidate> candidates;
-    std::vector<Tombstone> tombstones;
-    uint64_t tombstones_lost = 0;
-    uint64_t candidates_forgotten = 0;
-    uint64_t operation = 0;
-  };
+  using State = GroupState;
   // Forgets the slots as if they had never been here, with no tombstones.
   void DropSlots(uint32_t slot_begin, uint32_t slot_end) EXCLUDES(mutex_);
 
   State ExportState() EXCLUDES(mutex_);
   void ImportState(const State& state) EXCLUDES(mutex_);
+
+  // From BeginCut, during which nothing changes, to EndCut the group can be read as it is now. Each
+  // slot once: then its rows are not kept any longer. Without a cut, or if its memory is exceeded,
+  // they fail (kUnavailable, kResourceExhausted).
+  void BeginCut(CutMemory& memory) EXCLUDES(mutex_);
+  void EndCut() EXCLUDES(mutex_);
+  // As VisitSlots, for rows whose last change before the cut was after `since`, of the group's
+  // slots; null takes all.
+  template <typename Visit>
+  Status VisitCut(uint32_t slot_begin, uint32_t slot_end, const Lsn* since, Visit visit)
+      EXCLUDES(mutex_);
+  Result<State> ExportCutState() EXCLUDES(mutex_);
 
   struct Size {
     size_t rows;
@@ -236,7 +222,24 @@ class SlotGroup {
     return JoinMixed(number_, tag, At(handle).low());
   }
 
+  RowView ViewOf(MixedKey mixed, Record record) const {
+    return {KeyOf(mixed),  SlotOf(mixed),   record.lsn(),    record.updates(),
+            record.step(), record.time_s(), record.values(), record.state(context_.layout)};
+  }
+
   Handle Find(MixedKey mixed) const REQUIRES_SHARED(mutex_);
+  struct Entry {
+    uint32_t tag;
+    Handle handle;
+  };
+  // The rows of slots [slot_begin, slot_end) for which is_wanted(slot in group, LSN), by ascending
+  // mixed key.
+  template <typename IsWanted>
+  std::vector<Entry> Entries(uint32_t slot_begin, uint32_t slot_end, IsWanted is_wanted) const
+      REQUIRES_SHARED(mutex_);
+  // Calls use(mixed key, record) for them in order, with prefetches running ahead.
+  template <typename Use>
+  void ForEachRecord(const std::vector<Entry>& entries, Use use) const;
   // Calls use(i, handle or kNoHandle) for the keys in order, with prefetches running ahead.
   template <typename Use>
   void FindAll(const MixedKey* keys, size_t count, size_t record_bytes, Use use) const
@@ -253,25 +256,37 @@ class SlotGroup {
   // Fills scratch.distinct, ends and occurrences; returns the number of distinct keys.
   static size_t GroupOccurrences(const GroupBatch& batch, GroupScratch& scratch);
   void Delete(uint32_t tag, Handle handle) REQUIRES(mutex_);
+  // Deletes without a trace.
+  void Erase(uint32_t tag, Handle handle) REQUIRES(mutex_);
+  Status Place(const RowView& row, MixedKey mixed, Lsn lsn) REQUIRES(mutex_);
   void AddTombstone(const Tombstone& tombstone) REQUIRES(mutex_);
   // Forgets rows, candidates and tombstones of the slots for which `is_in`.
   void EraseSlots(const std::function<bool(uint32_t)>& is_in) REQUIRES(mutex_);
-  // The record of a key, made if it is not there; kNoHandle if memory ran out.
+  // The record of a key, to be written: made if it is not there; kNoHandle if memory ran out.
   Handle FindOrAllocate(MixedKey mixed) REQUIRES(mutex_);
   void LogRow(MixedKey mixed, Handle handle) REQUIRES(mutex_) {
     if (log_ != nullptr) log_->AddRow(mixed.bits, records_.At(handle), context_.layout.stride);
   }
   void LogCandidate(MixedKey mixed) REQUIRES(mutex_);
-  struct Entry {
-    uint32_t tag;
-    Handle handle;
-  };
   std::vector<Entry> EntriesIn(uint32_t slot_begin, uint32_t slot_end) const
-      REQUIRES_SHARED(mutex_);
+      REQUIRES_SHARED(mutex_) {
+    return Entries(slot_begin, slot_end, [](uint32_t, Lsn) { return true; });
+  }
   Status RepeatRow(ChangeReader& reader, const SlotSet& slots) REQUIRES(mutex_);
   Status RepeatOther(ChangeKind kind, ChangeReader& reader, const SlotSet& slots) REQUIRES(mutex_);
   void BeginOperation() REQUIRES(mutex_);
   Lsn NextLsn(uint32_t tag) REQUIRES(mutex_);
+  State StateNow() const REQUIRES_SHARED(mutex_);
+  // Before a row changes or goes, and before anything else of the group does.
+  void KeepForCut(MixedKey mixed, Handle handle) REQUIRES(mutex_) {
+    if (cut_ != nullptr) [[unlikely]]
+      cut_->Keep(mixed, records_.At(handle));
+  }
+  void KeepStateForCut() REQUIRES(mutex_) {
+    if (cut_ != nullptr && cut_->wants_state()) [[unlikely]]
+      cut_->KeepState(StateNow());
+  }
+  Status CheckCut() const REQUIRES_SHARED(mutex_);
 
   TableContext& context_;
   const uint32_t number_;
@@ -287,26 +302,81 @@ class SlotGroup {
   std::vector<Tombstone> tombstones_ GUARDED_BY(mutex_);
   uint64_t tombstones_lost_ GUARDED_BY(mutex_) = 0;
   std::unique_ptr<ChangeLog> log_ GUARDED_BY(mutex_);  // Null unless changes are kept.
+  std::unique_ptr<GroupCut> cut_ GUARDED_BY(mutex_);
 };
 
-template <typename Visit>
-void SlotGroup::VisitSlots(uint32_t slot_begin, uint32_t slot_end, Visit visit) {
-  ReaderLock lock(mutex_);
-  std::vector<Entry> entries = EntriesIn(slot_begin, slot_end);
+template <typename IsWanted>
+std::vector<SlotGroup::Entry> SlotGroup::Entries(uint32_t slot_begin, uint32_t slot_end,
+                                                 IsWanted is_wanted) const {
+  const uint32_t first = number_ * kSlotsPerGroup;
+  slot_begin = std::clamp(slot_begin, first, first + kSlotsPerGroup);
+  slot_end = std::clamp(slot_end, slot_begin, first + kSlotsPerGroup);
+  if (slot_begin == slot_end) return {};
+  std::vector<Entry> entries;
+  constexpr uint32_t kTagsPerSlot = 1u << (32 - (kSlotBits - kGroupBits));
+  index_.ForEachBetween((slot_begin - first) * kTagsPerSlot, (slot_end - first) * kTagsPerSlot - 1,
+                        [&](uint32_t tag, Handle handle) { entries.push_back({tag, handle}); });
+  size_t wanted = 0;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    if (i + kAhead < entries.size()) PrefetchRecord(entries[i + kAhead].handle, 1);
+    const Entry entry = entries[i];
+    if (is_wanted(SlotInGroup(entry.tag), At(entry.handle).lsn())) entries[wanted++] = entry;
+  }
+  entries.resize(wanted);
   // Records lie anywhere in memory: only where tags are equal does the order look at them.
   std::sort(entries.begin(), entries.end(), [this](const Entry& a, const Entry& b) {
     return a.tag != b.tag ? a.tag < b.tag : At(a.handle).low() < At(b.handle).low();
   });
+  return entries;
+}
+
+template <typename Use>
+void SlotGroup::ForEachRecord(const std::vector<Entry>& entries, Use use) const {
   for (size_t i = 0; i < entries.size(); ++i) {
     if (i + kAhead < entries.size()) {
       PrefetchRecord(entries[i + kAhead].handle, context_.layout.stride);
     }
-    const Entry& entry = entries[i];
-    const MixedKey mixed = Join(entry.tag, entry.handle);
-    const Record record = At(entry.handle);
-    visit(RowView{KeyOf(mixed), SlotOf(mixed), record.lsn(), record.updates(), record.step(),
-                  record.time_s(), record.values(), record.state(context_.layout)});
+    use(Join(entries[i].tag, entries[i].handle), At(entries[i].handle));
   }
+}
+
+template <typename Visit>
+void SlotGroup::VisitSlots(uint32_t slot_begin, uint32_t slot_end, Visit visit) {
+  ReaderLock lock(mutex_);
+  ForEachRecord(EntriesIn(slot_begin, slot_end),
+                [&](MixedKey mixed, Record record) { visit(ViewOf(mixed, record)); });
+}
+
+template <typename Visit>
+Status SlotGroup::VisitCut(uint32_t slot_begin, uint32_t slot_end, const Lsn* since, Visit visit) {
+  const auto is_wanted = [&](uint32_t slot_in_group, Lsn lsn) NO_THREAD_SAFETY_ANALYSIS {
+    return cut_->IsOf(slot_in_group, lsn) && (since == nullptr || lsn > since[slot_in_group]);
+  };
+  {
+    ReaderLock lock(mutex_);
+    EMBERY_RETURN_IF_ERROR(CheckCut());
+    if (cut_->is_saved(slot_begin, slot_end)) {
+      return Status::InvalidArgument("slots " + std::to_string(slot_begin) + " to " +
+                                     std::to_string(slot_end - 1) + " were saved before");
+    }
+    const std::vector<GroupCut::Image> images = cut_->Images(slot_begin, slot_end);
+    auto image = images.begin();
+    const auto visit_image = [&] {
+      const Record record(const_cast<std::byte*>(image->record));
+      if (is_wanted(SlotInGroup(TagOf(image->mixed)), record.lsn())) {
+        visit(ViewOf(image->mixed, record));
+      }
+      ++image;
+    };
+    ForEachRecord(Entries(slot_begin, slot_end, is_wanted), [&](MixedKey mixed, Record record) {
+      while (image != images.end() && image->mixed.bits < mixed.bits) visit_image();
+      visit(ViewOf(mixed, record));
+    });
+    while (image != images.end()) visit_image();
+  }
+  WriterLock lock(mutex_);
+  if (cut_ != nullptr) cut_->Saved(slot_begin, slot_end);
+  return Status::Ok();
 }
 
 template <typename Visit>
@@ -314,9 +384,7 @@ bool SlotGroup::VisitRow(MixedKey mixed, Visit visit) {
   ReaderLock lock(mutex_);
   const Handle handle = Find(mixed);
   if (handle == kNoHandle) return false;
-  const Record record = At(handle);
-  visit(RowView{KeyOf(mixed), SlotOf(mixed), record.lsn(), record.updates(), record.step(),
-                record.time_s(), record.values(), record.state(context_.layout)});
+  visit(ViewOf(mixed, At(handle)));
   return true;
 }
 

@@ -13,10 +13,15 @@ constexpr size_t kTombstonesMax = size_t{1} << 18;
 
 }  // namespace
 
-void SlotGroup::Delete(uint32_t tag, Handle handle) {
-  const MixedKey mixed = Join(tag, handle);
+void SlotGroup::Erase(uint32_t tag, Handle handle) {
+  KeepForCut(Join(tag, handle), handle);
   index_.Erase(tag, handle);
   records_.Free(handle);
+}
+
+void SlotGroup::Delete(uint32_t tag, Handle handle) {
+  const MixedKey mixed = Join(tag, handle);
+  Erase(tag, handle);
   AddTombstone({mixed.bits, NextLsn(tag)});
   ++counters_.deleted;
   if (log_ != nullptr) log_->AddDeletion(mixed.bits, tombstones_.back().lsn);
@@ -84,7 +89,17 @@ Status SlotGroup::ReserveRows(size_t rows) {
 
 Status SlotGroup::Import(const RowView& row) {
   WriterLock lock(mutex_);
+  return Place(row, MixKey(context_.spec.salt, row.key), row.lsn);
+}
+
+Status SlotGroup::Replace(const RowView& row) {
+  WriterLock lock(mutex_);
+  BeginOperation();
   const MixedKey mixed = MixKey(context_.spec.salt, row.key);
+  return Place(row, mixed, NextLsn(TagOf(mixed)));
+}
+
+Status SlotGroup::Place(const RowView& row, MixedKey mixed, Lsn lsn) {
   const Handle handle = FindOrAllocate(mixed);
   if (handle == kNoHandle) {
     return Status::ResourceExhausted("table '" + context_.spec.name +
@@ -95,7 +110,7 @@ Status SlotGroup::Import(const RowView& row) {
   // Not memcpy: the state of an optimizer that has none may be a null pointer.
   std::copy_n(row.state, context_.layout.state_floats, record.state(context_.layout));
   record.SetTouched(row.step, row.time_s);
-  record.SetKeyAndLsn(LowOf(mixed), row.lsn);
+  record.SetKeyAndLsn(LowOf(mixed), lsn);
   record.SetUpdates(row.updates);
   LogRow(mixed, handle);
   return Status::Ok();
@@ -103,6 +118,7 @@ Status SlotGroup::Import(const RowView& row) {
 
 Handle SlotGroup::FindOrAllocate(MixedKey mixed) {
   Handle handle = Find(mixed);
+  if (handle != kNoHandle) KeepForCut(mixed, handle);
   if (handle != kNoHandle || !index_.Reserve(1)) return handle;
   handle = records_.Allocate();
   if (handle != kNoHandle) index_.Insert(TagOf(mixed), handle);
@@ -111,30 +127,31 @@ Handle SlotGroup::FindOrAllocate(MixedKey mixed) {
 
 void SlotGroup::Clear() {
   WriterLock lock(mutex_);
-  std::vector<Handle> handles;
-  index_.ForEach([&](uint32_t, Handle handle) { handles.push_back(handle); });
-  for (const Handle handle : handles) records_.Free(handle);
+  KeepStateForCut();
+  size_t rows = 0;
+  index_.ForEach([&](uint32_t tag, Handle handle) NO_THREAD_SAFETY_ANALYSIS {
+    KeepForCut(Join(tag, handle), handle);
+    records_.Free(handle);
+    ++rows;
+  });
   index_.Clear();
   admission_ = Admission(context_.spec.admission);
   tombstones_.clear();
-  counters_.deleted += handles.size();
+  counters_.deleted += rows;
   if (log_ != nullptr) log_->AddCleared();
 }
 
 void SlotGroup::DropSlots(uint32_t slot_begin, uint32_t slot_end) {
   WriterLock lock(mutex_);
+  KeepStateForCut();
   EraseSlots([&](uint32_t slot) { return slot >= slot_begin && slot < slot_end; });
   for (uint32_t slot = slot_begin; slot < slot_end; ++slot) slot_lsns_[slot % kSlotsPerGroup] = 0;
 }
 
 void SlotGroup::EraseSlots(const std::function<bool(uint32_t)>& is_in) {
-  std::vector<Entry> entries;
-  index_.ForEach([&](uint32_t tag, Handle handle) {
-    if (is_in(SlotOf(JoinMixed(number_, tag, 0)))) entries.push_back({tag, handle});
-  });
-  for (const Entry& entry : entries) {
-    index_.Erase(entry.tag, entry.handle);
-    records_.Free(entry.handle);
+  const uint32_t first = number_ * kSlotsPerGroup;
+  for (const Entry& entry : EntriesIn(first, first + kSlotsPerGroup)) {
+    if (is_in(SlotOf(JoinMixed(number_, entry.tag, 0)))) Erase(entry.tag, entry.handle);
   }
   for (const Candidate& candidate : admission_.Export()) {
     if (is_in(SlotOf({candidate.mixed}))) admission_.Forget(candidate.mixed);
@@ -144,6 +161,10 @@ void SlotGroup::EraseSlots(const std::function<bool(uint32_t)>& is_in) {
 
 SlotGroup::State SlotGroup::ExportState() {
   ReaderLock lock(mutex_);
+  return StateNow();
+}
+
+SlotGroup::State SlotGroup::StateNow() const {
   return {counters_,           std::vector<Lsn>(slot_lsns_, slot_lsns_ + kSlotsPerGroup),
           admission_.Export(), tombstones_,
           tombstones_lost_,    admission_.forgotten(),
@@ -152,6 +173,7 @@ SlotGroup::State SlotGroup::ExportState() {
 
 void SlotGroup::ImportState(const State& state) {
   WriterLock lock(mutex_);
+  KeepStateForCut();
   counters_ = state.counters;
   std::copy(state.slot_lsns.begin(), state.slot_lsns.end(), slot_lsns_);
   admission_ = Admission(context_.spec.admission);
@@ -170,6 +192,33 @@ void SlotGroup::ImportState(const State& state) {
   }
 }
 
+// ---- a cut --------------------------------------------------------------------------------------
+
+void SlotGroup::BeginCut(CutMemory& memory) {
+  WriterLock lock(mutex_);
+  cut_ = std::make_unique<GroupCut>(memory, slot_lsns_, context_.layout.stride);
+}
+
+void SlotGroup::EndCut() {
+  WriterLock lock(mutex_);
+  cut_.reset();
+}
+
+Status SlotGroup::CheckCut() const {
+  if (cut_ == nullptr) {
+    return Status::Unavailable("table '" + context_.spec.name +
+                               "': the cut that was being saved has ended; begin another");
+  }
+  return cut_->Check();
+}
+
+Result<SlotGroup::State> SlotGroup::ExportCutState() {
+  ReaderLock lock(mutex_);
+  const Status status = CheckCut();
+  if (!status.ok()) return status;
+  return cut_->state().has_value() ? *cut_->state() : StateNow();
+}
+
 SlotGroup::Size SlotGroup::size() {
   ReaderLock lock(mutex_);
   return {index_.size(), index_.bytes() + records_.bytes(), admission_.size(), tombstones_.size()};
@@ -182,6 +231,7 @@ SlotGroup::Totals SlotGroup::totals() {
 
 void SlotGroup::AddTotals(const Totals& totals) {
   WriterLock lock(mutex_);
+  KeepStateForCut();
   counters_.Add(totals.counters);
   admission_.set_forgotten(admission_.forgotten() + totals.candidates_forgotten);
   tombstones_lost_ += totals.tombstones_lost;
@@ -190,6 +240,7 @@ void SlotGroup::AddTotals(const Totals& totals) {
 
 void SlotGroup::ClearTotals() {
   WriterLock lock(mutex_);
+  KeepStateForCut();
   counters_ = {};
   admission_.set_forgotten(0);
   tombstones_lost_ = 0;

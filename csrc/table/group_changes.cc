@@ -80,24 +80,10 @@ void SlotGroup::CopyState(uint32_t slot_begin, uint32_t slot_end, ChangeLog& to)
 size_t SlotGroup::CopyRows(uint32_t slot_begin, uint32_t slot_end, ChangeLog& to) {
   ReaderLock lock(mutex_);
   const std::vector<Entry> entries = EntriesIn(slot_begin, slot_end);
-  for (size_t i = 0; i < entries.size(); ++i) {
-    if (i + kAhead < entries.size()) {
-      PrefetchRecord(entries[i + kAhead].handle, context_.layout.stride);
-    }
-    const Entry& entry = entries[i];
-    to.AddRow(Join(entry.tag, entry.handle).bits, records_.At(entry.handle),
-              context_.layout.stride);
-  }
-  return entries.size();
-}
-
-std::vector<SlotGroup::Entry> SlotGroup::EntriesIn(uint32_t slot_begin, uint32_t slot_end) const {
-  std::vector<Entry> entries;
-  index_.ForEach([&](uint32_t tag, Handle handle) {
-    const uint32_t slot = SlotOf(JoinMixed(number_, tag, 0));
-    if (slot >= slot_begin && slot < slot_end) entries.push_back({tag, handle});
+  ForEachRecord(entries, [&](MixedKey mixed, Record record) {
+    to.AddRow(mixed.bits, record.data(), context_.layout.stride);
   });
-  return entries;
+  return entries.size();
 }
 
 Status SlotGroup::Repeat(std::span<const std::byte> changes, const SlotSet& slots) {
@@ -190,8 +176,11 @@ Status SlotGroup::GiveSlots(uint32_t slot_begin, uint32_t slot_end, SlotGroup& t
     return Status::ResourceExhausted("table '" + context_.spec.name +
                                      "': no memory for the index of slots that change hands");
   }
+  KeepStateForCut();
+  to.KeepStateForCut();
   // Records stay where they are: handles are the table's.
   for (const Entry& entry : entries) {
+    KeepForCut(Join(entry.tag, entry.handle), entry.handle);
     index_.Erase(entry.tag, entry.handle);
     to.index_.Insert(entry.tag, entry.handle);
   }

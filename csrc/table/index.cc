@@ -167,13 +167,22 @@ void Index::Migrate(size_t entries) {
   if (migrated_ == previous_.count) Release(previous_);
 }
 
-void Index::ForEach(const std::function<void(uint32_t, Handle)>& visit) const {
+void Index::ForEachBetween(uint32_t first, uint32_t last,
+                           const std::function<void(uint32_t, Handle)>& visit) const {
   for (const Array* array : {&previous_, &current_}) {
-    for (uint64_t b = 0; b < array->count; ++b) {
-      const Bucket& bucket = array->At(b);
+    if (array->count == 0) continue;
+    const uint64_t home_of_last = array->HomeOf(last);
+    uint64_t at = array->HomeOf(first);
+    bool is_past = false;
+    for (uint64_t seen = 0; seen < array->count; ++seen, at = array->After(at)) {
+      const Bucket& bucket = array->At(at);
       for (uint32_t i = 0; i < kEntriesPerBucket; ++i) {
-        if (IsLive(bucket.handles[i])) visit(bucket.tags[i], bucket.handles[i]);
+        const uint32_t tag = bucket.tags[i];
+        if (IsLive(bucket.handles[i]) && tag >= first && tag <= last) visit(tag, bucket.handles[i]);
       }
+      // Behind their last home lie those that were turned away, up to an empty entry.
+      is_past = is_past || at == home_of_last;
+      if (is_past && MatchMask(bucket.handles, kNoHandle) != 0) break;
     }
   }
 }

@@ -112,7 +112,12 @@ class Index {
   // Forgets all entries.
   void Clear();
   // Calls visit(tag, handle) for all entries, in no useful order.
-  void ForEach(const std::function<void(uint32_t, Handle)>& visit) const;
+  void ForEach(const std::function<void(uint32_t, Handle)>& visit) const {
+    ForEachBetween(0, UINT32_MAX, visit);
+  }
+  // The same for those with tags from `first` to `last`, which lie together.
+  void ForEachBetween(uint32_t first, uint32_t last,
+                      const std::function<void(uint32_t, Handle)>& visit) const;
 
   size_t size() const { return current_.live + previous_.live; }
   size_t bytes() const { return (current_.count + previous_.count) * sizeof(Bucket); }

@@ -43,6 +43,7 @@ class Record {
  public:
   explicit Record(std::byte* data) : data_(data) {}
 
+  std::byte* data() const { return data_; }
   uint32_t step() const { return Load<uint32_t>(0); }
   uint32_t time_s() const { return Load<uint32_t>(4); }
   uint32_t low() const { return static_cast<uint32_t>(Load<uint64_t>(8) & kLowMask); }

@@ -279,6 +279,23 @@ Status Store::Push(std::span<const PushRequest> requests, uint32_t now_s, PushSt
   return Status::Ok();
 }
 
+Status Store::BeginCut(size_t bytes_max) {
+  const WriterLock gate(gate_);
+  const MutexLock lock(mutex_);
+  if (cut_memory_ != nullptr) {
+    return Status::Unavailable("the tables are being saved already; wait until that is done");
+  }
+  cut_memory_ = std::make_unique<CutMemory>(bytes_max);
+  for (const auto& table : tables_) table->BeginCut(*cut_memory_);
+  return Status::Ok();
+}
+
+void Store::EndCut() {
+  const MutexLock lock(mutex_);
+  for (const auto& table : tables_) table->EndCut();
+  cut_memory_.reset();
+}
+
 size_t Store::Evict(Table& table, uint32_t now_s) {
   ReaderLock gate(gate_);
   return table.Evict({table.step() + 1, now_s}, Table::Effort::kThorough);

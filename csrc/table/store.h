@@ -78,6 +78,12 @@ class Store {
   void Freeze() ACQUIRE(gate_) { gate_.Lock(); }
   void Thaw() RELEASE(gate_) { gate_.Unlock(); }
 
+  // From here to EndCut the tables there are can be read as they are now (SlotGroup::VisitCut),
+  // while they change; at most `bytes_max` of what they were are kept for that. Blocks until calls
+  // under way are done. kUnavailable if there is a cut already.
+  Status BeginCut(size_t bytes_max) EXCLUDES(gate_, mutex_);
+  void EndCut() EXCLUDES(mutex_);
+
  private:
   // Partitions of the requests of one call.
   struct Batch {
@@ -113,6 +119,7 @@ class Store {
   SharedMutex gate_;  // Held shared by whatever changes rows.
   Mutex mutex_;
   std::vector<std::unique_ptr<Table>> tables_ GUARDED_BY(mutex_);
+  std::unique_ptr<CutMemory> cut_memory_ GUARDED_BY(mutex_);
   Recycler<Batch> batches_;
   Recycler<GroupScratch> scratch_;
   Recycler<ReadScratch> read_scratch_;

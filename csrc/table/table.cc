@@ -104,6 +104,16 @@ Table::Stats Table::stats() {
   return stats;
 }
 
+void Table::BeginCut(CutMemory& memory) {
+  // Relaxed, as steps are: whoever reads it learned of the cut from the one who began it.
+  cut_step_.store(step(), std::memory_order_relaxed);
+  for (const auto& group : groups_) group->BeginCut(memory);
+}
+
+void Table::EndCut() {
+  for (const auto& group : groups_) group->EndCut();
+}
+
 void Table::Clear() {
   for (const auto& group : groups_) group->Clear();
   set_step(0);

@@ -57,6 +57,11 @@ class Table {
   Stats stats();
   void Clear();
 
+  // See SlotGroup. `cut_step` is the step at the cut.
+  void BeginCut(CutMemory& memory);
+  void EndCut();
+  uint32_t cut_step() const { return cut_step_.load(std::memory_order_relaxed); }
+
  private:
   size_t EvictBeyond(uint64_t rows_max, uint32_t step) REQUIRES(eviction_mutex_);
   size_t EvictExpired(uint32_t now_s, Effort effort) REQUIRES(eviction_mutex_);
@@ -67,6 +72,7 @@ class Table {
   Mutex copies_mutex_;
   std::vector<std::unique_ptr<SlotGroup>> copies_ GUARDED_BY(copies_mutex_);  // Empty, or all.
   std::atomic<uint32_t> step_{0};
+  std::atomic<uint32_t> cut_step_{0};
   Mutex eviction_mutex_;
   uint32_t next_swept_group_ GUARDED_BY(eviction_mutex_) = 0;
   uint32_t swept_s_[kGroupCount] GUARDED_BY(eviction_mutex_) = {};
