@@ -26,6 +26,7 @@ from embery.coordinator.decisions import (
     with_holders,
 )
 from embery.coordinator.groups import Groups
+from embery.coordinator.pausing import Pauses
 from embery.coordinator.readings import Readings
 from embery.coordinator.state import ClusterOptions, ClusterState, Move, Server, Worker
 from embery.errors import DeadlineExceeded, EmberyError, InvalidArgument, Unavailable
@@ -73,6 +74,7 @@ class Cluster:
         self.groups = Groups(
             database, self._changed, self._worker_of, lambda: self._state.workers, options
         )
+        self.pauses = Pauses(self._changed, lambda: self._state.workers, options)
         self._reason = place(time.monotonic(), self._state, options)[1]
         # Decided and recorded, but not all servers know it yet, so workers may not.
         self._pending: Routing | None = None
@@ -140,6 +142,7 @@ class Cluster:
             known = self._worker_of(incarnation)
             if known is not None:
                 return known.client
+            self.pauses.wait_over()
             client = self._database.add_worker(incarnation, rank, world_size)
             self._forget_old_workers()
             self._put(Worker(client, incarnation, rank, world_size, "registered", time.monotonic()))

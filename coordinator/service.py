@@ -209,6 +209,25 @@ class CoordinatorService(CoordinatorServicer):
         )
 
     @answering
+    def BeginPause(self, request: c.BeginPauseRequest, context: Any) -> c.BeginPauseReply:
+        """Pause all workers between two pushes."""
+        return c.BeginPauseReply(pause=self._cluster.pauses.begin(_wait_s(request.wait_ms)))
+
+    @answering
+    def EndPause(self, request: c.EndPauseRequest, context: Any) -> c.EndPauseReply:
+        """Let workers go on."""
+        return c.EndPauseReply(held=self._cluster.pauses.end(request.pause))
+
+    @answering
+    def WaitPause(self, request: c.WaitPauseRequest, context: Any) -> c.WaitPauseReply:
+        """Return the pause in force once it is another than the worker keeps."""
+        return c.WaitPauseReply(
+            pause=self._cluster.pauses.wait(
+                request.incarnation, request.pause, _wait_s(request.wait_ms)
+            )
+        )
+
+    @answering
     def Status(self, request: c.StatusRequest, context: Any) -> c.StatusReply:
         """Return all there is to know; its routing names every server, also those without slots."""
         state, gathering = self._cluster.state, self._cluster.groups.present

@@ -9,15 +9,16 @@ import operator
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embery import _native, checkpoint
-from embery.checkpoint import Checkpoint
+from embery.checkpoint import Checkpoint, TableSource
 from embery.cluster_tables import ClusterTable
 from embery.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from embery.place import Place
@@ -29,6 +30,7 @@ from embery.rpc.membership import Membership
 from embery.rpc.records import NO_SERVER, Routing, table_from_json
 from embery.rpc.server_client import ServerClient
 from embery.rpc.transports import TRANSPORT_VARIABLE, TRANSPORTS, connect
+from embery.saving import Cut
 from embery.store import F32, U64, BatchIdentity
 from embery.table import Table, require_same
 from embery.validation import require_int
@@ -47,6 +49,15 @@ ATTEMPT_S = 5.0
 TAKEOVER_WAIT_S = 0.5
 # So often a slot may move while a row of it is asked for.
 MOVES_MAX = 8
+
+
+class _Holding(Protocol):
+    """What a server says that keeps slots where they are."""
+
+    routing_version: int
+
+
+Held = TypeVar("Held", bound=_Holding)
 
 
 class ClusterStore(RowStore):
@@ -289,8 +300,9 @@ class ClusterStore(RowStore):
         batch: BatchIdentity | None,
     ) -> None:
         salts, dims = self._columns(tables)
-        # One round at a time: a server takes a later round for the end of an earlier one.
-        with self._round_lock if self._world > 1 else nullcontext():
+        # One round at a time: a server takes a later round for the end of an earlier one. A round
+        # is of all its ranks, so the first alone keeps all of them between two.
+        with self._round_lock if self._world > 1 else nullcontext(), self._gate(self._rank):
             if batch is None:
                 sequence, number = next(self._sequence), next(self._rounds)
             else:
@@ -322,6 +334,9 @@ class ClusterStore(RowStore):
                 return count
 
             self._carry_through("push", attempt)
+
+    def _gate(self, rank: int) -> AbstractContextManager[None]:
+        return self._membership.gate.push() if self._membership and not rank else nullcontext()
 
     def _import_rows(self, table: str, columns: dict[str, NDArray[Any]]) -> None:
         # Slots must not move meanwhile.
@@ -379,43 +394,47 @@ class ClusterStore(RowStore):
         now_s = self.now_s()
         return sum(server.evict(table, now_s=now_s) for server in self._present_servers().values())
 
-    def checkpoint(
-        self,
-        dest: str | os.PathLike[str],
-        *,
-        delta: bool = False,
-        state: Mapping[str, Any] | None = None,
-    ) -> str:
-        """See `Store.checkpoint`. Changes of rows wait meanwhile, on all servers.
+    @contextmanager
+    def _cut(self) -> Iterator[Cut]:
+        """Have all servers begin a cut while workers pause between two pushes.
 
-        A push of another handle that is under way when they stop may be saved for some slots only;
-        `Trainer` saves between steps.
+        Slots stay where they are until all is saved.
         """
-        if delta:
-            raise InvalidArgument(
-                "checkpoint(delta=True): this version saves full checkpoints only; leave delta out"
-            )
+        self._require_open()
         tables = self.tables()
-        with self._frozen() as owners:
+        with self._on_all_servers(ServerClient.held) as (owners, holds):
             rows = {name: counters["rows"] for name, counters in self.stats()["tables"].items()}
-            sources = [
-                ClusterTable(table, owners, self._servers, rows.get(name, 0))
+            servers = {number: self._servers[number] for number in holds}
+            with ThreadPoolExecutor(len(holds)) as pool, self._coordinator.paused():
+                begun = [pool.submit(servers[n].begin_cut, hold.hold) for n, hold in holds.items()]
+                for each in begun:
+                    each.result()
+            sources: list[TableSource] = [
+                ClusterTable(table, owners, servers, rows.get(name, 0))
                 for name, table in tables.items()
             ]
-            return checkpoint.write(dest, sources, state=state).path
+            seals = {hold.seal for hold in holds.values()}
+            yield Cut(sources, (seals.pop() or None) if len(seals) == 1 else None, self._note_saved)
 
-    def restore(self, src: str | os.PathLike[str]) -> Checkpoint:
+    def _note_saved(self, seal: str) -> None:
+        for server in self._servers.values():
+            server.note_saved(seal)
+
+    def restore(
+        self, src: str | os.PathLike[str], *, progress: Callable[[int], None] | None = None
+    ) -> Checkpoint:
         """See `Store.restore`. It may have been saved from any number of servers, or from none."""
-        found = checkpoint.open(src)
+        found = checkpoint.open(src, progress=progress)
         wanted = {n: Table.from_dict(entry.definition) for n, entry in found.tables.items()}
         present = self.tables()
         require_restorable(found.path, wanted, present)
         for name, table in wanted.items():
             if name not in present:
                 self.create_table(table)
-        with self._frozen() as owners:
+        with self._saving, self._frozen() as owners:
             sinks = {n: ClusterTable(t, owners, self._servers) for n, t in wanted.items()}
-            checkpoint.load(found, sinks)
+            checkpoint.load(found, sinks, progress=progress)
+            self._note_saved(found.seal)
         # They were of the gradients of other rows.
         self._client.clear_residuals()
         for watcher in self._watchers:
@@ -440,9 +459,17 @@ class ClusterStore(RowStore):
 
     @contextmanager
     def _frozen(self) -> Iterator[NDArray[np.uint16]]:
-        """Hold back changes of rows on all servers, and slots where they are; yield their owners.
+        """Hold back changes of rows on all servers, and moves of slots; yield who owns them."""
+        with self._on_all_servers(ServerClient.frozen) as (owners, _):
+            yield owners
 
-        Slots that moved while servers were frozen one after the other let all begin again.
+    @contextmanager
+    def _on_all_servers(
+        self, holding: Callable[[ServerClient, float], AbstractContextManager[Held]]
+    ) -> Iterator[tuple[NDArray[np.uint16], dict[int, Held]]]:
+        """Enter `holding` on all servers; yield who owns slots, and what each server said.
+
+        Slots that moved while servers were asked one after the other let all begin again.
         """
         self._require_open()
         deadline = time.monotonic() + FREEZE_SECONDS
@@ -450,15 +477,15 @@ class ClusterStore(RowStore):
         while (left_s := deadline - time.monotonic()) > 0:
             routing = self._coordinator.routing(max(version - 1, 0), min(left_s, self._timeout_s))
             self._follow(routing)
-            with ExitStack() as held:
+            with ExitStack() as stack:
                 # In one order, so that two savers do not wait for each other.
-                versions = [
-                    held.enter_context(self._servers[number].frozen(left_s))
+                held = {
+                    number: stack.enter_context(holding(self._servers[number], left_s))
                     for number in sorted(routing.servers)
-                ]
-                version = max(versions)
+                }
+                version = max(each.routing_version for each in held.values())
                 if version == routing.version:
-                    yield routing.owners
+                    yield routing.owners, held
                     return
         raise DeadlineExceeded(
             f"{self._url}: slots moved for {FREEZE_SECONDS:g} s, and rows could not be held"

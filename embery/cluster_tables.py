@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embery.checkpoint.columns import value_bytes
+from embery.checkpoint.format import DELETED
+from embery.checkpoint.tables import Lsns
 from embery.routing import SLOT_COUNT, slots_of
 from embery.rpc.server_client import ServerClient
 from embery.table import Table
@@ -52,18 +54,20 @@ class ClusterTable:
         """Return the float32 of optimizer state of a row."""
         return self.table.optimizer.state_floats(self.table.dim)
 
-    def export_rows(self, slot_begin: int, slot_end: int) -> Columns:
-        """Return the rows of a range of slots, in the order of their mixed keys."""
+    def export_rows(self, slot_begin: int, slot_end: int, since: Lsns | None) -> Columns:
+        """Return the rows of the cut in a range of slots, in the order of their mixed keys."""
         parts = [
-            self.servers[owner].export_rows(self.table.name, begin, end)
+            self.servers[owner].export_rows(self.table.name, begin, end, since)
             for owner, begin, end in runs(self.owners, slot_begin, slot_end)
         ]
+        if len(parts) == 1:
+            return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def export_state(self) -> State:
-        """Return what the servers hold beside their rows, as one store would."""
+    def export_state(self, since: Lsns | None) -> State:
+        """Return what the servers held beside their rows at the cut, as one store would."""
         numbers = np.unique(self.owners).tolist()
-        return joined([self.servers[n].export_state(self.table.name) for n in numbers])
+        return joined([self.servers[n].export_state(self.table.name, since) for n in numbers])
 
     def clear(self) -> None:
         """Delete all rows and what is beside them."""
@@ -107,7 +111,9 @@ def joined(states: Sequence[State]) -> State:
     result: State = {"step": max(state["step"] for state in states)}
     for name, first in states[0].items():
         arrays = [state[name] for state in states]
-        if name in _RECORDS:
+        if name == DELETED:
+            result[name] = np.concatenate(arrays)
+        elif name in _RECORDS:
             records = np.concatenate(arrays).reshape(-1, _RECORDS[name])
             order = np.argsort(records[:, 0], kind="stable")
             result[name] = records[order].reshape(-1, *first.shape[1:])

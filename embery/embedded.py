@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embery import _native, checkpoint
-from embery.checkpoint import Checkpoint
+from embery.checkpoint import Checkpoint, TableSource
 from embery.errors import InvalidArgument
 from embery.row_store import (
     PullMode,
@@ -22,6 +22,7 @@ from embery.row_store import (
     require_restorable,
     require_threads,
 )
+from embery.saving import Cut, cut_bytes_max
 from embery.store import F32, U64, BatchIdentity
 from embery.table import Table, require_same
 from embery.validation import require_int
@@ -46,6 +47,8 @@ class EmbeddedStore(RowStore):
         super().__init__(clock)
         self._native = _native.Store(require_threads(threads), simd)
         self._ids: dict[str, int] = {}
+        # Of the checkpoint that the tables were last saved in or restored from.
+        self._seal: str | None = None
 
     @property
     def url(self) -> str:
@@ -127,27 +130,30 @@ class EmbeddedStore(RowStore):
         """See `Store.evict`."""
         return self._native.evict(self._id(table), self.now_s())
 
-    def checkpoint(
-        self,
-        dest: str | os.PathLike[str],
-        *,
-        delta: bool = False,
-        state: Mapping[str, Any] | None = None,
-    ) -> str:
-        """See `Store.checkpoint`. Training pulls and pushes of other threads wait meanwhile."""
-        if delta:
-            raise InvalidArgument(
-                "checkpoint(delta=True): the embedded store saves full checkpoints only; leave "
-                "delta out"
-            )
-        with self._lock, self._frozen():
-            tables = [_NativeTable(self._native, i, self._tables[n]) for n, i in self._ids.items()]
-            return checkpoint.write(dest, tables, state=state).path
-
-    def restore(self, src: str | os.PathLike[str]) -> Checkpoint:
-        """See `Store.restore`. Tables that the checkpoint has and the store lacks are created."""
-        found = checkpoint.open(src)
+    @contextmanager
+    def _cut(self) -> Iterator[Cut]:
         with self._lock:
+            self._require_open()
+            sources: list[TableSource] = [
+                _NativeTable(self._native, i, self._tables[name]) for name, i in self._ids.items()
+            ]
+            rows_bytes = sum(self._native.stats(i)["bytes"] for i in self._ids.values())
+            self._native.begin_cut(cut_bytes_max(rows_bytes))
+            seal = self._seal
+        try:
+            yield Cut(sources, seal, self._note_saved)
+        finally:
+            self._native.end_cut()
+
+    def _note_saved(self, seal: str) -> None:
+        self._seal = seal
+
+    def restore(
+        self, src: str | os.PathLike[str], *, progress: Callable[[int], None] | None = None
+    ) -> Checkpoint:
+        """See `Store.restore`. Tables that the checkpoint has and the store lacks are created."""
+        found = checkpoint.open(src, progress=progress)
+        with self._saving, self._lock:
             self._require_open()
             wanted = {n: Table.from_dict(entry.definition) for n, entry in found.tables.items()}
             require_restorable(found.path, wanted, self._tables)
@@ -155,7 +161,9 @@ class EmbeddedStore(RowStore):
                 self.create_table(table)
             with self._frozen():
                 sinks = {n: _NativeTable(self._native, self._ids[n], t) for n, t in wanted.items()}
-                checkpoint.load(found, sinks)
+                self._seal = None
+                checkpoint.load(found, sinks, progress=progress)
+                self._seal = found.seal
             for watcher in self._watchers:
                 watcher.rows_replaced()
         return found
@@ -194,11 +202,13 @@ class _NativeTable:
     def row_count(self) -> int:
         return self.native.stats(self.table_id)["rows"]
 
-    def export_rows(self, slot_begin: int, slot_end: int) -> dict[str, NDArray[Any]]:
-        return self.native.export_rows(self.table_id, slot_begin, slot_end)
+    def export_rows(
+        self, slot_begin: int, slot_end: int, since: U64 | None
+    ) -> dict[str, NDArray[Any]]:
+        return self.native.export_cut_rows(self.table_id, slot_begin, slot_end, since)
 
-    def export_state(self) -> dict[str, Any]:
-        return self.native.export_state(self.table_id)
+    def export_state(self, since: U64 | None) -> dict[str, Any]:
+        return self.native.export_cut_state(self.table_id, since)
 
     def clear(self) -> None:
         self.native.clear_table(self.table_id)

@@ -20,6 +20,7 @@ from embery.checkpoint.format import ROW_DTYPES, STATE, VALUES
 from embery.errors import InvalidArgument, SchemaMismatch, TableNotFound, Unavailable
 from embery.optim import FTRL
 from embery.rows import describe
+from embery.saving import Saver
 from embery.store import F32, U64, BatchIdentity, PushWatcher, Store
 from embery.table import Table, require_same
 from embery.validation import require_int
@@ -36,13 +37,14 @@ def require_threads(threads: int | None) -> int:
     return threads
 
 
-class RowStore(Store):
+class RowStore(Saver, Store):
     """The row methods of a store, over three that move rows.
 
     Asynchronous calls run on one background thread, in order.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        super().__init__()
         self._clock = clock
         self._tables: dict[str, Table] = {}
         # Guards the tables and the executor, and keeps whole-store operations apart.
@@ -83,7 +85,7 @@ class RowStore(Store):
 
     @abstractmethod
     def _import_rows(self, table: str, columns: dict[str, NDArray[Any]]) -> None:
-        """Set rows to what `columns` (embery/checkpoint/columns.py) say."""
+        """Set rows to `columns` (embery/checkpoint/columns.py), which have no LSN: as changes."""
 
     # -- tables -----------------------------------------------------------------------------------
 
@@ -138,7 +140,9 @@ class RowStore(Store):
             raise InvalidArgument(f"{where}: keys must be distinct; each row has one value")
         shape = (key_array.size, optimizer.state_floats(definition.dim))
         columns: dict[str, NDArray[Any]] = {
-            name: np.zeros(key_array.size, dtype) for name, dtype in ROW_DTYPES.items()
+            name: np.zeros(key_array.size, dtype)
+            for name, dtype in ROW_DTYPES.items()
+            if name != "lsn"
         }
         columns["key"] = key_array
         columns["time_s"][:] = self.now_s()
@@ -250,6 +254,7 @@ class RowStore(Store):
 
     def close(self) -> None:
         """See `Store.close`."""
+        self._close_saver()
         with self._lock:
             executor, self._executor = self._executor, None
             self._closed = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -239,25 +239,57 @@ class Store(ABC):
         *,
         delta: bool = False,
         state: Mapping[str, Any] | None = None,
+        keep: int | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> str:
         """Save all tables, and `state`, as one consistent checkpoint under `dest`.
 
+        It is of the moment of the call, between two pushes of every worker; pulls and pushes go on
+        while it is saved.
+
         Args:
             dest: folder or URI; each checkpoint becomes a folder of its own in it.
-            delta: save only what changed since the last checkpoint.
+            delta: save only what changed since the last checkpoint, if that is in `dest`, and at
+                most 6 deltas follow each other there; else all, as without it.
             state: JSON values and numpy arrays, nested in dicts and lists: dense parameters,
                 optimizer, position in the data.
+            keep: leave so many checkpoints in `dest`, the newest, and those that they build on.
+            progress: called with the bytes written since its last call, from any thread.
 
         Returns:
             the path of the manifest.
+
+        Raises:
+            ResourceExhausted: the disk is full, or too many rows changed while it was saved.
+            DeadlineExceeded: a worker did not come to the end of its push in time.
+            Unavailable: a server, or the file system, failed. In each case there is no checkpoint,
+                those before it are as they were, and so are the tables.
         """
 
     @abstractmethod
-    def restore(self, src: str | os.PathLike[str]) -> Checkpoint:
+    def checkpoint_async(
+        self,
+        dest: str | os.PathLike[str],
+        *,
+        delta: bool = False,
+        state: Mapping[str, Any] | None = None,
+        keep: int | None = None,
+    ) -> Future[str]:
+        """Begin a `checkpoint` of this moment, which is saved in the background.
+
+        `state` is copied. While one is being saved, the next call waits.
+        """
+
+    @abstractmethod
+    def restore(
+        self, src: str | os.PathLike[str], *, progress: Callable[[int], None] | None = None
+    ) -> Checkpoint:
         """Replace all tables by those of a checkpoint.
 
         Args:
             src: a manifest, its folder, or a folder of checkpoints, of which the newest is taken.
+            progress: called with bytes that were verified, and again once they are in place, from
+                any thread.
 
         Returns:
             the checkpoint, with the `state` it was saved with.

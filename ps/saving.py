@@ -3,40 +3,94 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from embery.errors import DeadlineExceeded, InvalidArgument
+import numpy as np
+
+from embery.checkpoint.tables import Lsns
+from embery.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from embery.ps.tables import ServedTables
 from embery.rpc import trees
 from embery.rpc.server_client import chunks
 from embery.rpc.serving import answering, streaming
 from embery.rpc.v1 import server_pb2 as s
 from embery.rpc.v1.server_pb2_grpc import ServerServicer
+from embery.saving import cut_bytes_max
 
 FREEZE_SECONDS_MAX = 3600.0
 
 
 class SavingService(ServerServicer):
-    """See proto/embery/v1/server.proto. A server is frozen no longer than its caller is there."""
+    """See proto/embery/v1/server.proto. Nothing is held longer than its caller is there."""
 
     def __init__(self, tables: ServedTables) -> None:
         self._tables = tables
+        self._lock = threading.Lock()
+        # Guarded by _lock: of the caller that holds slots, and whether it has begun a cut.
+        self._hold = ""
+        self._has_cut = False
 
     @streaming
     def Freeze(self, request: s.FreezeRequest, context: Any) -> Iterator[s.FreezeReply]:
         """Hold back changes of rows until the caller cancels."""
-        if not 0 < request.seconds <= FREEZE_SECONDS_MAX:
+        with self._settled(request.seconds) as version:
+            yield from self._frozen(request.seconds, version, context)
+
+    @streaming
+    def Hold(self, request: s.HoldRequest, context: Any) -> Iterator[s.HoldReply]:
+        """Keep slots where they are, and the cut that the caller begins, until it cancels."""
+        over = threading.Event()
+        with self._settled(request.seconds) as version:
+            hold = uuid.uuid4().hex
+            with self._lock:
+                self._hold = hold
+            try:
+                if not context.add_callback(over.set):
+                    return
+                yield s.HoldReply(routing_version=version, hold=hold, seal=self._tables.seal)
+                over.wait(request.seconds)
+            finally:
+                with self._lock:
+                    self._hold = ""
+                    if self._has_cut:
+                        self._tables.store.end_cut()
+                    self._has_cut = False
+
+    @answering
+    def BeginCut(self, request: s.BeginCutRequest, context: Any) -> s.BeginCutReply:
+        """Begin a cut for the caller that holds slots."""
+        rows_bytes = sum(self._tables.stats(name)["bytes"] for name in self._tables.names)
+        with self._lock:
+            if request.hold != self._hold or self._has_cut:
+                raise Unavailable("begin cut: the hold that it was for has ended; try again")
+            self._tables.store.begin_cut(cut_bytes_max(rows_bytes))
+            self._has_cut = True
+        return s.BeginCutReply()
+
+    @answering
+    def NoteSaved(self, request: s.NoteSavedRequest, context: Any) -> s.NoteSavedReply:
+        """Note which checkpoint the tables are of."""
+        self._tables.seal = request.seal
+        return s.NoteSavedReply()
+
+    @contextmanager
+    def _settled(self, seconds: float) -> Iterator[int]:
+        """Keep slots where they are; yield the version of the routing."""
+        if not 0 < seconds <= FREEZE_SECONDS_MAX:
             raise InvalidArgument(
-                f"freeze: expected 0 < seconds <= {FREEZE_SECONDS_MAX:g}, got {request.seconds:g}"
+                f"hold: expected 0 < seconds <= {FREEZE_SECONDS_MAX:g}, got {seconds:g}"
             )
-        version = self._tables.settle(request.seconds)
+        version = self._tables.settle(seconds)
         if version is None:
             raise DeadlineExceeded(
-                f"freeze: slots that move did not arrive within {request.seconds:g} s"
+                f"hold: slots that move did not arrive, or another checkpoint was not saved, "
+                f"within {seconds:g} s"
             )
         try:
-            yield from self._frozen(request.seconds, version, context)
+            yield version
         finally:
             self._tables.unsettle()
 
@@ -65,22 +119,23 @@ class SavingService(ServerServicer):
             holder.join()
 
     @streaming
-    def ExportRows(self, request: s.SlotRange, context: Any) -> Iterator[s.Chunk]:
-        """Return the rows of a range of slots."""
-        columns = self._tables.store.export_rows(
-            self._tables.id_of(request.table), request.slot_begin, request.slot_end
+    def ExportRows(self, request: s.ExportRequest, context: Any) -> Iterator[s.Chunk]:
+        """Return the rows of the cut in a range of slots."""
+        columns = self._tables.store.export_cut_rows(
+            self._tables.id_of(request.table), request.slot_begin, request.slot_end, _since(request)
         )
         yield from chunks(trees.pack(columns))
 
     @streaming
-    def ExportState(self, request: s.TableName, context: Any) -> Iterator[s.Chunk]:
-        """Return what a table holds beside its rows."""
-        state = self._tables.store.export_state(self._tables.id_of(request.table))
-        yield from chunks(trees.pack(state))
+    def ExportState(self, request: s.ExportRequest, context: Any) -> Iterator[s.Chunk]:
+        """Return what a table held beside its rows at the cut."""
+        table = self._tables.id_of(request.table)
+        yield from chunks(trees.pack(self._tables.store.export_cut_state(table, _since(request))))
 
     @answering
     def ClearTable(self, request: s.TableName, context: Any) -> s.ImportReply:
         """Delete all rows."""
+        self._tables.seal = ""
         self._tables.store.clear_table(self._tables.id_of(request.table))
         self._tables.native.note_change()
         return s.ImportReply()
@@ -108,6 +163,10 @@ class SavingService(ServerServicer):
         self._tables.store.import_state(self._tables.id_of(table), state)
         self._tables.native.note_change()
         return s.ImportReply()
+
+
+def _since(request: s.ExportRequest) -> Lsns | None:
+    return np.array(request.since, np.uint64) if request.since else None
 
 
 def _named(request: Iterator[s.Chunk], field: str) -> tuple[str, dict[str, Any]]:

@@ -49,6 +49,8 @@ class ServedTables:
         # slots until the routing that follows it.
         self._settled = threading.Lock()
         self._held_version: int | None = None
+        # Of the checkpoint that all rows here were last saved in or restored from.
+        self.seal = ""
         # What an eviction that is asked for again has done already, by its request.
         self._evictions: OrderedDict[str, int] = OrderedDict()
 

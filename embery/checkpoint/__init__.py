@@ -9,6 +9,7 @@ The format is docs/formats/checkpoint.md.
 
 from __future__ import annotations
 
+from embery.checkpoint.delta import DeltaBase, base_for
 from embery.checkpoint.loader import load, require_same_tables
 from embery.checkpoint.manifest import TableEntry
 from embery.checkpoint.reader import Checkpoint, newest, open, open_unchecked
@@ -17,10 +18,12 @@ from embery.checkpoint.writer import WriteOptions, write
 
 __all__ = [
     "Checkpoint",
+    "DeltaBase",
     "TableEntry",
     "TableSink",
     "TableSource",
     "WriteOptions",
+    "base_for",
     "load",
     "newest",
     "open",

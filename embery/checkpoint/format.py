@@ -18,7 +18,12 @@ Columns = Mapping[str, NDArray[Any]]
 Tree = Any
 
 FORMAT = "embery-checkpoint"
+# Of row and tree files, and of the manifest of a full checkpoint.
 VERSION = 1
+# Of the manifest of a delta.
+DELTA_VERSION = 2
+# Deltas that may build on one full checkpoint, each on the one before it.
+DELTAS_MAX = 7
 
 SLOTS = 4096
 SLOT_HASH = 1
@@ -45,6 +50,9 @@ ROW_DTYPES: dict[str, np.dtype[Any]] = {
     "time_s": np.dtype(np.uint32),
     "lsn": np.dtype(np.uint64),
 }
+# Of the state of a delta's table: keys whose rows its base may have, and that went since.
+DELETED = "deleted_keys"
+TOMBSTONES = "tombstones"
 VALUES = "values"
 STATE = "state"
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from embery.checkpoint.manifest import GroupEntry, TableEntry
+from embery.checkpoint.merging import Part, parts_of
 from embery.checkpoint.reader import Checkpoint
 from embery.checkpoint.tables import TableSink
 from embery.errors import SchemaMismatch
@@ -29,12 +29,17 @@ def require_same_tables(checkpoint: Checkpoint, sinks: Mapping[str, TableSink]) 
 
 
 def load(
-    checkpoint: Checkpoint, sinks: Mapping[str, TableSink], *, threads: int = THREADS_MAX
+    checkpoint: Checkpoint,
+    sinks: Mapping[str, TableSink],
+    *,
+    threads: int = THREADS_MAX,
+    progress: Callable[[int], None] | None = None,
 ) -> None:
     """Replace what is in `sinks` by the tables of `checkpoint`.
 
     Everything is checked before the first sink is cleared. The rows of one file arrive in order;
-    different files, which hold different slots, arrive at the same time.
+    different files, which hold different rows, arrive at the same time. `progress` is called with
+    the bytes of each file whose rows are in place.
 
     Raises:
         CheckpointCorrupt: the checkpoint is damaged; nothing was changed.
@@ -46,24 +51,24 @@ def load(
         sink.clear()
     pool = ThreadPoolExecutor(threads, "embery-restore")
     try:
-        jobs = [
-            pool.submit(_load_group, checkpoint, table, group, sinks[table.name])
-            for table in checkpoint.manifest.tables
-            for group in table.groups
-        ]
-        for job in jobs:
+        jobs = {
+            pool.submit(_load_part, part, sinks[name]): part.group.file.bytes
+            for name in checkpoint.tables
+            for part in parts_of(checkpoint, name)
+        }
+        for job in as_completed(jobs):
             job.result()
+            if progress is not None:
+                progress(jobs[job])
     finally:
         pool.shutdown(cancel_futures=True)
     for name, sink in sinks.items():
         sink.import_state(checkpoint.table_state(name))
 
 
-def _load_group(
-    checkpoint: Checkpoint, table: TableEntry, group: GroupEntry, sink: TableSink
-) -> None:
-    sink.reserve(group.slot_begin, group.slot_end, group.rows)
-    for columns in checkpoint.group_rows(table, group):
+def _load_part(part: Part, sink: TableSink) -> None:
+    sink.reserve(part.group.slot_begin, part.group.slot_end, part.group.rows)
+    for columns in part.rows():
         sink.import_rows(columns)
 
 

@@ -62,7 +62,10 @@ class TableEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All there is to know about a checkpoint but its bytes."""
+    """All there is to know about a checkpoint but its bytes.
+
+    A delta has the `base` that it builds on: the number of a checkpoint beside it, and its seal.
+    """
 
     number: int
     created_at_s: int
@@ -71,6 +74,7 @@ class Manifest:
     state: FileEntry | None
     kind: str = "full"
     base: int | None = None
+    base_seal: str | None = None
 
     def files(self) -> list[FileEntry]:
         """Return all files of the checkpoint but the manifest."""
@@ -80,14 +84,17 @@ class Manifest:
 
 def encode(manifest: Manifest) -> bytes:
     """Return the bytes of `manifest.json`."""
+    is_full = manifest.base is None
     head = {
         "format": fmt.FORMAT,
-        "version": fmt.VERSION,
+        "version": fmt.VERSION if is_full else fmt.DELTA_VERSION,
         "slots": fmt.SLOTS,
         "slot_hash": fmt.SLOT_HASH,
     }
-    text = json.dumps({**head, **asdict(manifest)}, indent=1, allow_nan=False)
-    return seal(text)
+    members = asdict(manifest)
+    if is_full:
+        del members["base_seal"]
+    return seal(json.dumps({**head, **members}, indent=1, allow_nan=False))
 
 
 def decode(data: bytes, where: str) -> Manifest:
@@ -99,7 +106,7 @@ def decode(data: bytes, where: str) -> Manifest:
     require_seal(data, fmt.FORMAT, where)
     try:
         members = json.loads(data)
-        _check_head(members, where)
+        is_delta = _check_head(members, where) == fmt.DELTA_VERSION
         tables = tuple(_table(table) for table in _take(members, "tables", list))
         state = _take(members, "state", dict, None)
         base = _take(members, "base", int, None)
@@ -111,7 +118,10 @@ def decode(data: bytes, where: str) -> Manifest:
             state=None if state is None else _file(state),
             kind=_take(members, "kind", str),
             base=base,
+            base_seal=_take(members, "base_seal", str) if is_delta else None,
         )
+        if not is_delta:
+            _require_absent(members, "base_seal")
         _require_only(members, Manifest, "format", "version", "slots", "slot_hash", "sha256")
         _check(manifest)
     except (ValueError, LookupError, TypeError, RecursionError) as error:
@@ -121,30 +131,35 @@ def decode(data: bytes, where: str) -> Manifest:
     return manifest
 
 
-def _check_head(members: Any, where: str) -> None:
+def _check_head(members: Any, where: str) -> int:
+    """Return the version."""
     found = _take(members, "format", str)
     if found != fmt.FORMAT:
         raise CheckpointCorrupt(f"{where}: expected format {fmt.FORMAT!r}, got {found!r}")
-    version = _take(members, "version", int)
-    if version != fmt.VERSION:
+    version: int = _take(members, "version", int)
+    if version not in (fmt.VERSION, fmt.DELTA_VERSION):
         raise CheckpointCorrupt(
-            f"{where}: expected format version {fmt.VERSION}, got {version}; "
-            "read it with the version of Embery that wrote it, or a later one"
+            f"{where}: expected format version {fmt.VERSION} or {fmt.DELTA_VERSION}, got "
+            f"{version}; read it with the version of Embery that wrote it, or a later one"
         )
     for key, expected in (("slots", fmt.SLOTS), ("slot_hash", fmt.SLOT_HASH)):
         got = _take(members, key, int)
         if got != expected:
             raise CheckpointCorrupt(f"{where}: expected {key} {expected}, got {got}")
+    return version
 
 
 def _check(manifest: Manifest) -> None:
     """Check what the members say together; raise ValueError."""
     if manifest.number < 1:
         raise ValueError(f"number {manifest.number}")
-    if manifest.kind != "full" or manifest.base is not None:
+    kind = "full" if manifest.base_seal is None else "delta"
+    if manifest.kind != kind or (manifest.base is None) != (kind == "full"):
         raise ValueError(
-            f"kind {manifest.kind!r} on base {manifest.base}; this version reads 'full'"
+            f"kind {manifest.kind!r} on base {manifest.base}, expected {kind!r} in this version"
         )
+    if manifest.base is not None and not 0 < manifest.base < manifest.number:
+        raise ValueError(f"number {manifest.number} on base {manifest.base}")
     names = [table.name for table in manifest.tables]
     if names != sorted(set(names)):
         raise ValueError(f"tables {names}, which are not sorted or not distinct")
@@ -197,3 +212,8 @@ def _file(members: Any) -> FileEntry:
     return FileEntry(
         name=name, bytes=_take_count(members, "bytes"), crc32=_take(members, "crc32", str)
     )
+
+
+def _require_absent(members: Any, key: str) -> None:
+    if key in members:
+        raise ValueError(f"unknown members [{key!r}] in a full checkpoint")

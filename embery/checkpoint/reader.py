@@ -13,19 +13,21 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from embery.checkpoint import format as fmt
-from embery.checkpoint import manifest as manifests
 from embery.checkpoint import tree
 from embery.checkpoint.columns import RowLayout
 from embery.checkpoint.format import Columns, Tree
 from embery.checkpoint.location import storage_of
 from embery.checkpoint.manifest import FileEntry, GroupEntry, Manifest, TableEntry
-from embery.checkpoint.retention import complete_numbers
+from embery.checkpoint.merging import joined_states, parts_of
+from embery.checkpoint.retention import complete_numbers, read_manifest
 from embery.checkpoint.storage import Storage
 from embery.errors import CheckpointCorrupt, TableNotFound, Unavailable
 
@@ -95,12 +97,16 @@ def _verify(file: pa.NativeFile, entry: FileEntry, where: str) -> None:
 class Checkpoint:
     """A checkpoint that can be read. Thread-safe.
 
-    `state` is the tree it was saved with, or None.
+    `state` is the tree it was saved with, or None; `seal` tells it from any other. A delta has a
+    `base`, the checkpoint that it builds on: what is read of it is the whole, but for
+    `group_rows` and what the manifest says, which are of its own files.
     """
 
     manifest: Manifest = field(repr=False)
     state: Tree = field(repr=False)
     files: CheckedFiles = field(repr=False)
+    seal: str = field(repr=False)
+    base: Checkpoint | None = field(default=None, repr=False)
 
     @property
     def path(self) -> str:
@@ -128,13 +134,22 @@ class Checkpoint:
             TableNotFound: there is no such table.
             CheckpointCorrupt: a file does not match the manifest.
         """
-        entry = self._entry(table)
-        for group in entry.groups:
-            if slot is None or group.slot_begin <= slot < group.slot_end:
-                yield from self.group_rows(entry, group)
+        self._entry(table)
+        for part in parts_of(self, table):
+            if slot is None or part.group.slot_begin <= slot < part.group.slot_end:
+                yield from part.rows()
+
+    def chain(self) -> list[Checkpoint]:
+        """Return the checkpoints that make this one up: itself, its base and so on."""
+        return [self, *(self.base.chain() if self.base is not None else ())]
+
+    def deleted(self, table: str) -> NDArray[np.uint64]:
+        """Return keys of a delta's table of which the base's rows are gone, or were replaced."""
+        state = self._tree(self._entry(table).state)
+        return np.asarray(state.get(fmt.DELETED, np.empty(0, np.uint64)))
 
     def group_rows(self, entry: TableEntry, group: GroupEntry) -> Iterator[Columns]:
-        """Yield the rows of one file, as `rows`."""
+        """Yield the rows of one file of this checkpoint, as `rows`; of a delta, those changed."""
         layout = entry.layout
         rows = 0
         with self._open_rows(layout, group) as reader:
@@ -146,7 +161,10 @@ class Checkpoint:
 
     def table_state(self, table: str) -> Tree:
         """Return what the table held beside its rows: counters, slot LSNs, tombstones, ..."""
-        return self._tree(self._entry(table).state)
+        state = self._tree(self._entry(table).state)
+        if self.base is None or table not in self.base.tables:
+            return state
+        return joined_states(self.base.table_state(table), state)
 
     def verify(self, *, progress: Callable[[int], None] | None = None) -> None:
         """Check every byte, schema and row count against the manifest.
@@ -157,6 +175,8 @@ class Checkpoint:
         Raises:
             CheckpointCorrupt: at the first difference.
         """
+        if self.base is not None:
+            self.base.verify(progress=progress)
         if self.files.all_verified:
             return
         pool = ThreadPoolExecutor(THREADS_MAX, "embery-verify")
@@ -213,39 +233,57 @@ class Checkpoint:
                 raise CheckpointCorrupt(f"{self.files.address(entry.name)}: {error}") from error
 
 
-def open(src: str | os.PathLike[str]) -> Checkpoint:
+def open(
+    src: str | os.PathLike[str], *, progress: Callable[[int], None] | None = None
+) -> Checkpoint:
     """Open a checkpoint and verify all of it.
 
     Args:
         src: a manifest, its folder, or a folder of checkpoints, of which the newest is taken.
+        progress: see `Checkpoint.verify`.
 
     Raises:
         CheckpointCorrupt: there is none, or a byte of it is damaged or missing.
         Unavailable: the file system failed.
     """
     checkpoint = open_unchecked(src)
-    checkpoint.verify()
+    checkpoint.verify(progress=progress)
     return checkpoint
 
 
 def open_unchecked(src: str | os.PathLike[str]) -> Checkpoint:
-    """Open a checkpoint, verifying the manifest and `state` now, other files when they are read."""
+    """Open a checkpoint, verifying manifests and `state` now, other files when they are read."""
     folder = _find(storage_of(src))
+    found = _open_folder(folder, fmt.DELTAS_MAX)
+    if found.manifest.state is None:
+        return found
+    return replace(found, state=found._tree(found.manifest.state))
+
+
+def _open_folder(folder: Storage, deltas_max: int) -> Checkpoint:
+    """Open a checkpoint and those that it builds on, without their `state`."""
     where = folder.child(fmt.MANIFEST).address
     try:
-        with folder.open(fmt.MANIFEST) as file:
-            data = file.read(fmt.MANIFEST_BYTES_MAX + 1)
+        manifest, seal = read_manifest(folder)
     except OSError as error:
         raise Unavailable(f"{where}: cannot read: {error}") from error
-    if len(data) > fmt.MANIFEST_BYTES_MAX:
-        raise CheckpointCorrupt(
-            f"{where}: expected at most {fmt.MANIFEST_BYTES_MAX} bytes, got more; it is no manifest"
-        )
-    manifest = manifests.decode(data, where)
-    bare = Checkpoint(manifest=manifest, state=None, files=CheckedFiles(folder))
-    if manifest.state is None:
+    bare = Checkpoint(manifest=manifest, state=None, files=CheckedFiles(folder), seal=seal)
+    if manifest.base is None:
         return bare
-    return Checkpoint(manifest=manifest, state=bare._tree(manifest.state), files=bare.files)
+    base = folder.parent().child(fmt.checkpoint_folder(manifest.base))
+    if deltas_max == 0 or not base.child(fmt.MANIFEST).is_file():
+        raise CheckpointCorrupt(
+            f"{where}: expected the checkpoint that it builds on at {base.address}, at most "
+            f"{fmt.DELTAS_MAX} deltas down to a full one, got none; keep them in one folder, or "
+            "restore another checkpoint"
+        )
+    found = _open_folder(base, deltas_max - 1)
+    if found.seal != manifest.base_seal:
+        raise CheckpointCorrupt(
+            f"{where}: expected {base.address} with the seal {manifest.base_seal}, got "
+            f"{found.seal}; another checkpoint took the place of the one it builds on"
+        )
+    return replace(bare, base=found)
 
 
 def newest(src: str | os.PathLike[str]) -> str | None:

@@ -27,6 +27,11 @@ def seal(text: str) -> bytes:
     return body + _seal_of(body)
 
 
+def seal_of(data: bytes) -> str:
+    """Return the seal of a sealed file: the SHA-256 that no other file has."""
+    return hashlib.sha256(data[:-SEAL_BYTES]).hexdigest()
+
+
 def require_seal(data: bytes, name: str, where: str) -> None:
     """Raise `CheckpointCorrupt` unless `data`, read from `where`, ends in its seal.
 

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from embery.checkpoint.format import Columns, Tree
+
+Lsns = NDArray[np.uint64]
 
 
 class TableSource(Protocol):
-    """A table to save. Called from several threads; must not change while it is saved."""
+    """A table to save, as of one moment. Called from several threads.
+
+    `since` are LSNs of all slots, uint64, shape (4096,): what changed after them is asked for; None
+    asks for all.
+    """
 
     @property
     def definition(self) -> Mapping[str, Any]:
@@ -27,11 +36,14 @@ class TableSource(Protocol):
     def row_count(self) -> int:
         """Return about how many rows there are; only the size of a read depends on it."""
 
-    def export_rows(self, slot_begin: int, slot_end: int) -> Columns:
-        """Return the rows in the slots [slot_begin, slot_end), as in `columns.py`."""
+    def export_rows(self, slot_begin: int, slot_end: int, since: Lsns | None) -> Columns:
+        """Return the rows in the slots [slot_begin, slot_end), as in `columns.py`; called once."""
 
-    def export_state(self) -> Tree:
-        """Return what the table holds beside its rows: counters, slot LSNs, tombstones, ..."""
+    def export_state(self, since: Lsns | None) -> Tree:
+        """Return what the table holds beside its rows: counters, slot LSNs, tombstones, ...
+
+        With `since`, only tombstones after it, and their keys: `deleted_keys`.
+        """
 
 
 class TableSink(Protocol):

@@ -27,21 +27,21 @@ from embery.checkpoint import format as fmt
 from embery.checkpoint import manifest as manifests
 from embery.checkpoint import tree
 from embery.checkpoint.columns import RowLayout
+from embery.checkpoint.delta import DeltaBase
 from embery.checkpoint.format import Tree
 from embery.checkpoint.location import storage_of
+from embery.checkpoint.sealed import seal_of
 from embery.checkpoint.manifest import FileEntry, GroupEntry, Manifest, TableEntry
 from embery.checkpoint.reader import CheckedFiles, Checkpoint
 from embery.checkpoint.retention import retire
 from embery.checkpoint.storage import PendingCheckpoint, Sink
-from embery.checkpoint.tables import TableSource
+from embery.checkpoint.tables import Lsns, TableSource
 from embery.errors import InvalidArgument, ResourceExhausted, Unavailable
 from embery.observability.logs import facts
 from embery.validation import require_int
 
 BATCH_BYTES = 4 << 20
 READ_BYTES = 16 << 20
-# A store keeps its rows in groups of this many slots and reads a part of one at the cost of all.
-READ_SLOTS_MIN = 64
 THREADS_MAX = 4
 _log = logging.getLogger(__name__)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -73,6 +73,7 @@ def write(
     *,
     state: Tree = None,
     keep: int | None = None,
+    base: DeltaBase | None = None,
     options: WriteOptions | None = None,
 ) -> Checkpoint:
     """Save tables, and `state`, as one checkpoint under `dest`.
@@ -81,7 +82,9 @@ def write(
         dest: folder or URI that holds checkpoints; made if absent.
         sources: the tables, which must not change before this returns.
         state: JSON values, numpy arrays and bytes, nested in dicts, lists and tuples, or None.
-        keep: leave so many complete checkpoints in `dest`, the newest; None keeps all.
+        keep: leave so many complete checkpoints in `dest`, the newest, and those that they build
+            on; None keeps all.
+        base: a checkpoint in `dest`, to save only what changed since; None saves all.
         options: how to write it.
 
     Returns:
@@ -101,9 +104,16 @@ def write(
     named = _by_name(sources)
     storage = storage_of(dest)
     with _storage_errors(storage.address), storage.writing() as pending:
-        manifest = _Run(pending, options).manifest(named, state_parts)
-        folder = pending.commit(manifests.encode(manifest))
-    saved = Checkpoint(manifest=manifest, state=state, files=CheckedFiles(folder))
+        manifest = _Run(pending, options, base).manifest(named, state_parts)
+        data = manifests.encode(manifest)
+        folder = pending.commit(data)
+    saved = Checkpoint(
+        manifest=manifest,
+        state=state,
+        files=CheckedFiles(folder),
+        seal=seal_of(data),
+        base=None if base is None else base.checkpoint,
+    )
     size = sum(file.bytes for file in manifest.files())
     rows = sum(table.rows for table in manifest.tables)
     _log.info("saved a checkpoint", extra=facts(path=saved.path, rows=rows, bytes=size))
@@ -128,9 +138,12 @@ def _by_name(sources: Sequence[TableSource]) -> list[tuple[TableSource, RowLayou
 class _Run:
     """One checkpoint being written. `_stop` ends all threads at their next batch."""
 
-    def __init__(self, pending: PendingCheckpoint, options: WriteOptions) -> None:
+    def __init__(
+        self, pending: PendingCheckpoint, options: WriteOptions, base: DeltaBase | None
+    ) -> None:
         self._pending = pending
         self._options = options
+        self._base = base
         self._stop = threading.Event()
 
     def manifest(
@@ -168,7 +181,13 @@ class _Run:
             writer=f"embery {__version__}",
             tables=tuple(tables),
             state=own[0].result() if own else None,
+            kind="full" if self._base is None else "delta",
+            base=None if self._base is None else self._base.checkpoint.number,
+            base_seal=None if self._base is None else self._base.checkpoint.seal,
         )
+
+    def _since(self, table: str) -> Lsns | None:
+        return None if self._base is None else self._base.lsns.get(table)
 
     def _group(
         self, number: int, source: TableSource, layout: RowLayout, begin: int
@@ -177,13 +196,14 @@ class _Run:
         end = min(begin + self._options.group_slots, fmt.SLOTS)
         rows_max = max(1, BATCH_BYTES // layout.row_bytes)
         slot_bytes = max(1, source.row_count * layout.row_bytes // fmt.SLOTS)
-        slots_a_read = min(max(READ_SLOTS_MIN, READ_BYTES // slot_bytes), end - begin)
+        slots_a_read = min(max(1, READ_BYTES // slot_bytes), end - begin)
         schema = layout.schema(begin, end)
+        since = self._since(layout.table)
         batches = (
             batch
             for slot in range(begin, end, slots_a_read)
             for batch in layout.batches(
-                source.export_rows(slot, min(slot + slots_a_read, end)), schema, rows_max
+                source.export_rows(slot, min(slot + slots_a_read, end), since), schema, rows_max
             )
         )
         first = next(batches, None)
@@ -194,7 +214,8 @@ class _Run:
         return GroupEntry(slot_begin=begin, slot_end=end, rows=rows, file=file)
 
     def _table_state(self, number: int, source: TableSource) -> FileEntry:
-        return self._tree(fmt.table_state_file(number), *tree.encode(source.export_state()))
+        state = source.export_state(self._since(source.definition["name"]))
+        return self._tree(fmt.table_state_file(number), *tree.encode(state))
 
     def _tree(self, name: str, text: str, arrays: list[NDArray[Any]]) -> FileEntry:
         schema = tree.schema(text)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from embery.rpc.address import address_of, host_identity
 from embery.rpc.channel import TIMEOUT_S, WAIT_GRACE_S, Channel
 from embery.rpc.credentials import Credentials
+from embery.rpc.pausing import PauseCalls
 from embery.rpc.readings import ReadingCalls
 from embery.rpc.records import Progress, Routing, routing_from
 from embery.rpc.v1 import coordinator_pb2 as c
@@ -135,7 +136,7 @@ class ClusterStatus:
     group: list[int]
 
 
-class CoordinatorClient(ReadingCalls):
+class CoordinatorClient(ReadingCalls, PauseCalls):
     """Calls a coordinator.
 
     Args:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from embery.place import Place
 from embery.rpc.client import Beat, CoordinatorClient, GroupCall, GroupGrant, WorkerGrant
 from embery.rpc.heartbeat import Heartbeat
+from embery.rpc.pausing import PauseWatch, PushGate
 from embery.rpc.readings import BegunPiece, Holding, LeaseReport
 from embery.rpc.records import Progress
 
@@ -41,14 +42,19 @@ class Membership:
         self._heartbeat = Heartbeat(
             coordinator, self._incarnation, grant.heartbeat_s, self._answered, self._tell
         )
+        # Through which a worker pushes what is one change to it.
+        self.gate = PushGate()
+        self._pauses = PauseWatch(self._wait_pause, self.gate)
 
     def start(self) -> None:
         """Begin to say that this worker is there."""
         self._heartbeat.start()
+        self._pauses.start()
 
     def close(self) -> None:
         """Leave the cluster."""
         self._heartbeat.stop()
+        self._pauses.stop()
 
     def progress(self) -> Progress:
         """Return how far this worker is."""
@@ -130,6 +136,9 @@ class Membership:
         return self._coordinator.hold_leases(
             self._incarnation, reading, want=want, reports=reports, wait_s=wait_s, stop=stop
         )
+
+    def _wait_pause(self, pause: int, wait_s: float) -> int:
+        return self._coordinator.wait_pause(self._incarnation, pause, wait_s)
 
     def _register(self) -> WorkerGrant:
         return self._coordinator.register_worker(

@@ -16,6 +16,7 @@ from typing import Any, cast
 from numpy.typing import NDArray
 
 from embery.checkpoint.format import Tree
+from embery.checkpoint.tables import Lsns
 from embery.errors import Unavailable
 from embery.rpc import trees
 from embery.rpc.address import host_identity
@@ -192,11 +193,8 @@ class ServerClient:
         return bytes(reply.address)
 
     @contextmanager
-    def frozen(self, seconds: float) -> Iterator[int]:
+    def frozen(self, seconds: float) -> Iterator[s.FreezeReply]:
         """Hold back all changes of rows here, for at most so long; slots stay where they are.
-
-        Yields:
-            the version of the routing by which the server owns slots.
 
         Raises:
             Unavailable: the time was over, or the server gone, before the context ended.
@@ -207,25 +205,61 @@ class ServerClient:
                 timeout=seconds + WAIT_GRACE_S,
                 metadata=self._channel.metadata,
             )
-            version = next(call).routing_version
+            reply = next(call)
+        with self._while_active(call, seconds):
+            yield reply
+
+    @contextmanager
+    def held(self, seconds: float) -> Iterator[s.HoldReply]:
+        """Keep slots where they are, and a cut that is begun meanwhile, for at most so long.
+
+        Raises:
+            Unavailable: the time was over, or the server gone, before the context ended.
+        """
+        with self._channel.errors("hold"):
+            call = self._stub.Hold(
+                s.HoldRequest(seconds=seconds),
+                timeout=seconds + WAIT_GRACE_S,
+                metadata=self._channel.metadata,
+            )
+            reply = next(call)
+        with self._while_active(call, seconds):
+            yield reply
+
+    @contextmanager
+    def _while_active(self, call: Any, seconds: float) -> Iterator[None]:
         try:
-            yield version
+            yield
             if not call.is_active():
                 raise Unavailable(
-                    f"server at {self.address} held its rows for {seconds:g} s and let them go "
-                    "before the work was done; try again"
+                    f"server at {self.address} held its rows for {seconds:g} s at most and let "
+                    "them go before the work was done; try again"
                 )
         finally:
             call.cancel()
 
-    def export_rows(self, table: str, slot_begin: int, slot_end: int) -> dict[str, NDArray[Any]]:
-        """Return the rows in the slots as columns (embery/checkpoint/columns.py)."""
-        request = s.SlotRange(table=table, slot_begin=slot_begin, slot_end=slot_end)
+    def begin_cut(self, hold: str) -> None:
+        """Begin a cut, which lasts as long as the hold."""
+        request = s.BeginCutRequest(hold=hold)
+        self._channel.call(self._stub.BeginCut, request, CALL_TIMEOUT_S, what="begin cut")
+
+    def note_saved(self, seal: str) -> None:
+        """Note that the tables are those of a checkpoint, but for changes since its cut."""
+        request = s.NoteSavedRequest(seal=seal)
+        self._channel.call(self._stub.NoteSaved, request, self._timeout_s, what="note checkpoint")
+
+    def export_rows(
+        self, table: str, slot_begin: int, slot_end: int, since: Lsns | None
+    ) -> dict[str, NDArray[Any]]:
+        """Return the rows of the cut in the slots as columns (embery/checkpoint/columns.py)."""
+        request = s.ExportRequest(
+            table=table, slot_begin=slot_begin, slot_end=slot_end, since=_listed(since)
+        )
         return cast("dict[str, NDArray[Any]]", self._receive(self._stub.ExportRows, request))
 
-    def export_state(self, table: str) -> dict[str, Any]:
-        """Return what the table holds beside its rows."""
-        request = s.TableName(table=table)
+    def export_state(self, table: str, since: Lsns | None) -> dict[str, Any]:
+        """Return what the table held beside its rows at the cut."""
+        request = s.ExportRequest(table=table, since=_listed(since))
         return cast("dict[str, Any]", self._receive(self._stub.ExportState, request))
 
     def _receive(self, method: Callable[..., Any], request: Any) -> Tree:
@@ -257,6 +291,10 @@ class ServerClient:
     def close(self) -> None:
         """Close the connection; calls under way fail."""
         self._channel.close()
+
+
+def _listed(since: Lsns | None) -> list[int]:
+    return [] if since is None else since.tolist()
 
 
 def chunks(frame: bytes | memoryview) -> Iterator[s.Chunk]:

@@ -26,9 +26,9 @@ from embery.rpc.v1.about_pb2_grpc import add_AboutServicer_to_server
 
 log = logging.getLogger(__name__)
 
-# Threads start when they are needed. Calls that wait (for a routing, for the other workers of a
-# round) each keep one, so there must be more than workers.
-THREADS_MAX = 1088
+# Threads start when they are needed. Calls that wait (for a pause, a routing, the other workers of
+# a round) each keep one, so there must be more than two a worker.
+THREADS_MAX = 2112
 STOP_GRACE_S = 2.0
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),

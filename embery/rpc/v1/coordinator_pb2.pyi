@@ -328,6 +328,46 @@ class ScaleReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class BeginPauseRequest(_message.Message):
+    __slots__ = ("wait_ms",)
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    wait_ms: int
+    def __init__(self, wait_ms: _Optional[int] = ...) -> None: ...
+
+class BeginPauseReply(_message.Message):
+    __slots__ = ("pause",)
+    PAUSE_FIELD_NUMBER: _ClassVar[int]
+    pause: int
+    def __init__(self, pause: _Optional[int] = ...) -> None: ...
+
+class EndPauseRequest(_message.Message):
+    __slots__ = ("pause",)
+    PAUSE_FIELD_NUMBER: _ClassVar[int]
+    pause: int
+    def __init__(self, pause: _Optional[int] = ...) -> None: ...
+
+class EndPauseReply(_message.Message):
+    __slots__ = ("held",)
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    held: bool
+    def __init__(self, held: bool = ...) -> None: ...
+
+class WaitPauseRequest(_message.Message):
+    __slots__ = ("incarnation", "pause", "wait_ms")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    pause: int
+    wait_ms: int
+    def __init__(self, incarnation: _Optional[str] = ..., pause: _Optional[int] = ..., wait_ms: _Optional[int] = ...) -> None: ...
+
+class WaitPauseReply(_message.Message):
+    __slots__ = ("pause",)
+    PAUSE_FIELD_NUMBER: _ClassVar[int]
+    pause: int
+    def __init__(self, pause: _Optional[int] = ...) -> None: ...
+
 class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -100,6 +100,21 @@ class CoordinatorStub(object):
                 request_serializer=embery_dot_v1_dot_coordinator__pb2.AskForGroupRequest.SerializeToString,
                 response_deserializer=embery_dot_v1_dot_coordinator__pb2.AskForGroupReply.FromString,
                 _registered_method=True)
+        self.BeginPause = channel.unary_unary(
+                '/embery.v1.Coordinator/BeginPause',
+                request_serializer=embery_dot_v1_dot_coordinator__pb2.BeginPauseRequest.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_coordinator__pb2.BeginPauseReply.FromString,
+                _registered_method=True)
+        self.EndPause = channel.unary_unary(
+                '/embery.v1.Coordinator/EndPause',
+                request_serializer=embery_dot_v1_dot_coordinator__pb2.EndPauseRequest.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_coordinator__pb2.EndPauseReply.FromString,
+                _registered_method=True)
+        self.WaitPause = channel.unary_unary(
+                '/embery.v1.Coordinator/WaitPause',
+                request_serializer=embery_dot_v1_dot_coordinator__pb2.WaitPauseRequest.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_coordinator__pb2.WaitPauseReply.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/embery.v1.Coordinator/Status',
                 request_serializer=embery_dot_v1_dot_coordinator__pb2.StatusRequest.SerializeToString,
@@ -200,6 +215,27 @@ class CoordinatorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BeginPause(self, request, context):
+        """Has all workers pause between two pushes; returns when they do. They go on with EndPause, or when
+        the time is over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndPause(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WaitPause(self, request, context):
+        """Says that a worker does what a pause asks for, and waits until another one, or none, is in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Status(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -273,6 +309,21 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.AskForGroup,
                     request_deserializer=embery_dot_v1_dot_coordinator__pb2.AskForGroupRequest.FromString,
                     response_serializer=embery_dot_v1_dot_coordinator__pb2.AskForGroupReply.SerializeToString,
+            ),
+            'BeginPause': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginPause,
+                    request_deserializer=embery_dot_v1_dot_coordinator__pb2.BeginPauseRequest.FromString,
+                    response_serializer=embery_dot_v1_dot_coordinator__pb2.BeginPauseReply.SerializeToString,
+            ),
+            'EndPause': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndPause,
+                    request_deserializer=embery_dot_v1_dot_coordinator__pb2.EndPauseRequest.FromString,
+                    response_serializer=embery_dot_v1_dot_coordinator__pb2.EndPauseReply.SerializeToString,
+            ),
+            'WaitPause': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitPause,
+                    request_deserializer=embery_dot_v1_dot_coordinator__pb2.WaitPauseRequest.FromString,
+                    response_serializer=embery_dot_v1_dot_coordinator__pb2.WaitPauseReply.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -631,6 +682,87 @@ class Coordinator(object):
             '/embery.v1.Coordinator/AskForGroup',
             embery_dot_v1_dot_coordinator__pb2.AskForGroupRequest.SerializeToString,
             embery_dot_v1_dot_coordinator__pb2.AskForGroupReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginPause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embery.v1.Coordinator/BeginPause',
+            embery_dot_v1_dot_coordinator__pb2.BeginPauseRequest.SerializeToString,
+            embery_dot_v1_dot_coordinator__pb2.BeginPauseReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndPause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embery.v1.Coordinator/EndPause',
+            embery_dot_v1_dot_coordinator__pb2.EndPauseRequest.SerializeToString,
+            embery_dot_v1_dot_coordinator__pb2.EndPauseReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WaitPause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embery.v1.Coordinator/WaitPause',
+            embery_dot_v1_dot_coordinator__pb2.WaitPauseRequest.SerializeToString,
+            embery_dot_v1_dot_coordinator__pb2.WaitPauseReply.FromString,
             options,
             channel_credentials,
             insecure,

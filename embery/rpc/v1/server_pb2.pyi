@@ -160,6 +160,54 @@ class FreezeReply(_message.Message):
     routing_version: int
     def __init__(self, routing_version: _Optional[int] = ...) -> None: ...
 
+class HoldRequest(_message.Message):
+    __slots__ = ("seconds",)
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    seconds: float
+    def __init__(self, seconds: _Optional[float] = ...) -> None: ...
+
+class HoldReply(_message.Message):
+    __slots__ = ("routing_version", "hold", "seal")
+    ROUTING_VERSION_FIELD_NUMBER: _ClassVar[int]
+    HOLD_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    routing_version: int
+    hold: str
+    seal: str
+    def __init__(self, routing_version: _Optional[int] = ..., hold: _Optional[str] = ..., seal: _Optional[str] = ...) -> None: ...
+
+class BeginCutRequest(_message.Message):
+    __slots__ = ("hold",)
+    HOLD_FIELD_NUMBER: _ClassVar[int]
+    hold: str
+    def __init__(self, hold: _Optional[str] = ...) -> None: ...
+
+class BeginCutReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ExportRequest(_message.Message):
+    __slots__ = ("table", "slot_begin", "slot_end", "since")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    SLOT_BEGIN_FIELD_NUMBER: _ClassVar[int]
+    SLOT_END_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    slot_begin: int
+    slot_end: int
+    since: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, table: _Optional[str] = ..., slot_begin: _Optional[int] = ..., slot_end: _Optional[int] = ..., since: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class NoteSavedRequest(_message.Message):
+    __slots__ = ("seal",)
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    seal: str
+    def __init__(self, seal: _Optional[str] = ...) -> None: ...
+
+class NoteSavedReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class CopySlotsRequest(_message.Message):
     __slots__ = ("slot_begin", "slot_end", "target", "target_number", "routing_version", "hand_over")
     SLOT_BEGIN_FIELD_NUMBER: _ClassVar[int]

@@ -74,15 +74,30 @@ class ServerStub(object):
                 request_serializer=embery_dot_v1_dot_server__pb2.FreezeRequest.SerializeToString,
                 response_deserializer=embery_dot_v1_dot_server__pb2.FreezeReply.FromString,
                 _registered_method=True)
+        self.Hold = channel.unary_stream(
+                '/embery.v1.Server/Hold',
+                request_serializer=embery_dot_v1_dot_server__pb2.HoldRequest.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_server__pb2.HoldReply.FromString,
+                _registered_method=True)
+        self.BeginCut = channel.unary_unary(
+                '/embery.v1.Server/BeginCut',
+                request_serializer=embery_dot_v1_dot_server__pb2.BeginCutRequest.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_server__pb2.BeginCutReply.FromString,
+                _registered_method=True)
         self.ExportRows = channel.unary_stream(
                 '/embery.v1.Server/ExportRows',
-                request_serializer=embery_dot_v1_dot_server__pb2.SlotRange.SerializeToString,
+                request_serializer=embery_dot_v1_dot_server__pb2.ExportRequest.SerializeToString,
                 response_deserializer=embery_dot_v1_dot_server__pb2.Chunk.FromString,
                 _registered_method=True)
         self.ExportState = channel.unary_stream(
                 '/embery.v1.Server/ExportState',
-                request_serializer=embery_dot_v1_dot_server__pb2.TableName.SerializeToString,
+                request_serializer=embery_dot_v1_dot_server__pb2.ExportRequest.SerializeToString,
                 response_deserializer=embery_dot_v1_dot_server__pb2.Chunk.FromString,
+                _registered_method=True)
+        self.NoteSaved = channel.unary_unary(
+                '/embery.v1.Server/NoteSaved',
+                request_serializer=embery_dot_v1_dot_server__pb2.NoteSavedRequest.SerializeToString,
+                response_deserializer=embery_dot_v1_dot_server__pb2.NoteSavedReply.FromString,
                 _registered_method=True)
         self.ClearTable = channel.unary_unary(
                 '/embery.v1.Server/ClearTable',
@@ -180,9 +195,24 @@ class ServerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Hold(self, request, context):
+        """Keeps slots where they are, and a cut that was begun meanwhile, from the reply on, until the
+        caller cancels or the time is over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginCut(self, request, context):
+        """Begins a cut: from here on what is exported is what was there now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportRows(self, request, context):
-        """Trees (embery/rpc/trees.py) in chunks: columns of the rows in a range of slots; what a table
-        holds beside its rows.
+        """Trees (embery/rpc/trees.py) in chunks: columns of the rows of the cut in a range of slots; what a
+        table held beside its rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,6 +220,13 @@ class ServerServicer(object):
 
     def ExportState(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def NoteSaved(self, request, context):
+        """The tables here are those of the checkpoint with this seal, but for what changed since its cut.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -292,15 +329,30 @@ def add_ServerServicer_to_server(servicer, server):
                     request_deserializer=embery_dot_v1_dot_server__pb2.FreezeRequest.FromString,
                     response_serializer=embery_dot_v1_dot_server__pb2.FreezeReply.SerializeToString,
             ),
+            'Hold': grpc.unary_stream_rpc_method_handler(
+                    servicer.Hold,
+                    request_deserializer=embery_dot_v1_dot_server__pb2.HoldRequest.FromString,
+                    response_serializer=embery_dot_v1_dot_server__pb2.HoldReply.SerializeToString,
+            ),
+            'BeginCut': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginCut,
+                    request_deserializer=embery_dot_v1_dot_server__pb2.BeginCutRequest.FromString,
+                    response_serializer=embery_dot_v1_dot_server__pb2.BeginCutReply.SerializeToString,
+            ),
             'ExportRows': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportRows,
-                    request_deserializer=embery_dot_v1_dot_server__pb2.SlotRange.FromString,
+                    request_deserializer=embery_dot_v1_dot_server__pb2.ExportRequest.FromString,
                     response_serializer=embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
             ),
             'ExportState': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportState,
-                    request_deserializer=embery_dot_v1_dot_server__pb2.TableName.FromString,
+                    request_deserializer=embery_dot_v1_dot_server__pb2.ExportRequest.FromString,
                     response_serializer=embery_dot_v1_dot_server__pb2.Chunk.SerializeToString,
+            ),
+            'NoteSaved': grpc.unary_unary_rpc_method_handler(
+                    servicer.NoteSaved,
+                    request_deserializer=embery_dot_v1_dot_server__pb2.NoteSavedRequest.FromString,
+                    response_serializer=embery_dot_v1_dot_server__pb2.NoteSavedReply.SerializeToString,
             ),
             'ClearTable': grpc.unary_unary_rpc_method_handler(
                     servicer.ClearTable,
@@ -570,6 +622,60 @@ class Server(object):
             _registered_method=True)
 
     @staticmethod
+    def Hold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/embery.v1.Server/Hold',
+            embery_dot_v1_dot_server__pb2.HoldRequest.SerializeToString,
+            embery_dot_v1_dot_server__pb2.HoldReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginCut(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embery.v1.Server/BeginCut',
+            embery_dot_v1_dot_server__pb2.BeginCutRequest.SerializeToString,
+            embery_dot_v1_dot_server__pb2.BeginCutReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ExportRows(request,
             target,
             options=(),
@@ -584,7 +690,7 @@ class Server(object):
             request,
             target,
             '/embery.v1.Server/ExportRows',
-            embery_dot_v1_dot_server__pb2.SlotRange.SerializeToString,
+            embery_dot_v1_dot_server__pb2.ExportRequest.SerializeToString,
             embery_dot_v1_dot_server__pb2.Chunk.FromString,
             options,
             channel_credentials,
@@ -611,8 +717,35 @@ class Server(object):
             request,
             target,
             '/embery.v1.Server/ExportState',
-            embery_dot_v1_dot_server__pb2.TableName.SerializeToString,
+            embery_dot_v1_dot_server__pb2.ExportRequest.SerializeToString,
             embery_dot_v1_dot_server__pb2.Chunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NoteSaved(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embery.v1.Server/NoteSaved',
+            embery_dot_v1_dot_server__pb2.NoteSavedRequest.SerializeToString,
+            embery_dot_v1_dot_server__pb2.NoteSavedReply.FromString,
             options,
             channel_credentials,
             insecure,

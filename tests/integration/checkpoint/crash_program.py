@@ -31,7 +31,7 @@ class Rows:
         self.value_bytes, self.state_floats, self.row_count = 4, 0, 4096
         self.number = number
 
-    def export_rows(self, slot_begin: int, slot_end: int) -> dict[str, Any]:
+    def export_rows(self, slot_begin: int, slot_end: int, since: Any) -> dict[str, Any]:
         key = np.arange(slot_begin, slot_end, dtype=np.uint64) << np.uint64(52)
         u32 = np.full(key.size, self.number, np.uint32)
         return {
@@ -44,7 +44,7 @@ class Rows:
             "state": np.empty((key.size, 0), np.float32),
         }
 
-    def export_state(self) -> Any:
+    def export_state(self, since: Any) -> Any:
         return {"number": self.number}
 
 

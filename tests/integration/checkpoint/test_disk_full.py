@@ -23,7 +23,7 @@ class _Rows:
         self.definition = em.Table("item", dim=64, optimizer=em.optim.SGD()).to_dict()
         self.value_bytes, self.state_floats, self.row_count = 256, 0, rows
 
-    def export_rows(self, slot_begin: int, slot_end: int) -> dict[str, Any]:
+    def export_rows(self, slot_begin: int, slot_end: int, since: Any) -> dict[str, Any]:
         count = self.row_count * (slot_end - slot_begin) // 4096
         u32 = np.zeros(count, np.uint32)
         return {
@@ -36,7 +36,7 @@ class _Rows:
             "state": np.zeros((count, 0), np.float32),
         }
 
-    def export_state(self) -> Any:
+    def export_state(self, since: Any) -> Any:
         return {}
 
 

@@ -45,12 +45,12 @@ class MemoryTable:
     def row_count(self) -> int:
         return len(self.columns["key"])
 
-    def export_rows(self, slot_begin: int, slot_end: int) -> Arrays:
+    def export_rows(self, slot_begin: int, slot_end: int, since: Any) -> Arrays:
         slots = (self.columns["key"] >> SLOT_SHIFT).astype(np.int64)
         begin, end = np.searchsorted(slots, [slot_begin, slot_end])
         return {name: column[begin:end] for name, column in self.columns.items()}
 
-    def export_state(self) -> Any:
+    def export_state(self, since: Any) -> Any:
         return self.state
 
     def clear(self) -> None:

@@ -38,12 +38,14 @@ def reseal(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "expected format version 1, got 2"),
+        ({"version": 3}, "expected format version 1 or 2, got 3"),
+        ({"version": 2}, "'base_seal'"),
+        ({"base_seal": "0"}, "unknown members .'base_seal'. in a full"),
         ({"version": True}, "version = True"),
         ({"format": "other"}, "expected format 'embery-checkpoint', got 'other'"),
         ({"slots": 8192}, "expected slots 4096, got 8192"),
         ({"slot_hash": 2}, "expected slot_hash 1, got 2"),
-        ({"kind": "delta", "base": 3}, "this version reads 'full'"),
+        ({"kind": "delta", "base": 3}, "kind 'delta' on base 3, expected 'full'"),
         ({"number": 0}, "number 0"),
         ({"tables": 5}, "tables = 5"),
         ({"state": []}, r"state = \[\]"),

@@ -87,12 +87,12 @@ class _Table:
         self._rows = rows
         self._state = state
 
-    def export_rows(self, slot_begin: int, slot_end: int) -> dict[str, Any]:
+    def export_rows(self, slot_begin: int, slot_end: int, since: Any) -> dict[str, Any]:
         slots = slots_of(self.definition["name"], self._rows["key"])
         wanted = (slots >= slot_begin) & (slots < slot_end)
         return {name: column[wanted] for name, column in self._rows.items()}
 
-    def export_state(self) -> Any:
+    def export_state(self, since: Any) -> Any:
         return self._state
 
 

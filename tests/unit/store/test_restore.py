@@ -202,7 +202,5 @@ def test_a_checkpoint_that_fails_lets_training_go_on(connect: Any, tmp_path: Pat
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(em.EmberyError, match="file"):
         store.checkpoint(tmp_path / "file")
-    with pytest.raises(em.InvalidArgument, match="delta"):
-        store.checkpoint(tmp_path, delta=True)
     store.push("t", [1], np.ones((1, 2), np.float32))
     assert store.stats()["tables"]["t"]["updates"] == 1
