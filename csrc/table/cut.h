@@ -39,8 +39,9 @@ class CutMemory {
     exceeded_.store(true, std::memory_order_relaxed);
     return false;
   }
+  // Relaxed, as above.
   void Give(size_t bytes) { used_.fetch_sub(bytes, std::memory_order_relaxed); }
-
+  // Relaxed, as above.
   bool exceeded() const { return exceeded_.load(std::memory_order_relaxed); }
   // kResourceExhausted once it is exceeded.
   Status Check() const;

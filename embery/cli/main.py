@@ -26,6 +26,8 @@ COMMANDS = {
     "status": "show the servers, workers and tables of a cluster",
     "scale": "change how many servers a cluster has",
     "drain": "take a server out of a cluster",
+    "checkpoint": "save the tables of a cluster while it trains",
+    "restore": "put the tables of a checkpoint into a cluster",
     "coordinator": "run the coordinator of a cluster",
     "ps": "run a server of a cluster",
     "worker": "run a training script as one of the workers of a cluster",

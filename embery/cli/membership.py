@@ -16,6 +16,7 @@ from embery.validation import require_range
 
 if TYPE_CHECKING:
     from embery.rpc.client import ClusterStatus, CoordinatorClient
+    from embery.store import Store
 
 TIMEOUT_S = 5.0
 POLL_S = 0.1
@@ -44,19 +45,31 @@ def add_wait_argument(parser: argparse.ArgumentParser) -> None:
 def open_cluster(arguments: argparse.Namespace) -> Iterator[CoordinatorClient]:
     """Yield a client of the coordinator that the command line or the environment names."""
     from embery.rpc.client import CoordinatorClient  # noqa: PLC0415  gRPC is slow to import
+
+    coordinator = CoordinatorClient(_url_of(arguments), credentials_of(arguments), TIMEOUT_S)
+    try:
+        yield coordinator
+    finally:
+        coordinator.close()
+
+
+def open_store(arguments: argparse.Namespace) -> Store:
+    """Return the store on the cluster that the command line or the environment names."""
+    from embery.store import connect  # noqa: PLC0415  native code is slow to import
+
+    return connect(_url_of(arguments), credentials=credentials_of(arguments))
+
+
+def _url_of(arguments: argparse.Namespace) -> str:
     from embery.store import URL_VARIABLE  # noqa: PLC0415  as is numpy
 
-    url = arguments.store or os.environ.get(URL_VARIABLE, "")
+    url: str = arguments.store or os.environ.get(URL_VARIABLE, "")
     if not url.startswith("embery://"):
         raise InvalidArgument(
             f"{url or 'no store'!r} is not a cluster; give --store embery://HOST:PORT, the "
             "coordinator's address"
         )
-    coordinator = CoordinatorClient(url, credentials_of(arguments), TIMEOUT_S)
-    try:
-        yield coordinator
-    finally:
-        coordinator.close()
+    return url
 
 
 def wait_until(

@@ -216,8 +216,8 @@ class CoordinatorServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BeginPause(self, request, context):
-        """Has all workers pause between two pushes; returns when they do. They go on with EndPause, or when
-        the time is over.
+        """Has all workers pause between two pushes; returns when they do. They go on with EndPause, or
+        when the time is over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -230,7 +230,8 @@ class CoordinatorServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WaitPause(self, request, context):
-        """Says that a worker does what a pause asks for, and waits until another one, or none, is in force.
+        """Says that a worker does what a pause asks for, and waits until another one, or none, is in
+        force.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -211,8 +211,8 @@ class ServerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ExportRows(self, request, context):
-        """Trees (embery/rpc/trees.py) in chunks: columns of the rows of the cut in a range of slots; what a
-        table held beside its rows.
+        """Trees (embery/rpc/trees.py) in chunks: columns of the rows of the cut in a range of slots; what
+        a table held beside its rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
