@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from embery.checkpoint.background import give_way, save_threads
 from embery.checkpoint.tables import Lsns
 from embery.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from embery.ps.tables import ServedTables
 from embery.rpc import trees
-from embery.rpc.server_client import chunks
+from embery.rpc.server_client import CALL_TIMEOUT_S, chunks
 from embery.rpc.serving import answering, streaming
 from embery.rpc.v1 import server_pb2 as s
 from embery.rpc.v1.server_pb2_grpc import ServerServicer
@@ -29,6 +31,8 @@ class SavingService(ServerServicer):
     def __init__(self, tables: ServedTables) -> None:
         self._tables = tables
         self._lock = threading.Lock()
+        # Those of calls are needed for other calls, at the usual priority.
+        self._exports = ThreadPoolExecutor(save_threads(), "embery-export", initializer=give_way)
         # Guarded by _lock: of the caller that holds slots, and whether it has begun a cut.
         self._hold = ""
         self._has_cut = False
@@ -121,10 +125,17 @@ class SavingService(ServerServicer):
     @streaming
     def ExportRows(self, request: s.ExportRequest, context: Any) -> Iterator[s.Chunk]:
         """Return the rows of the cut in a range of slots."""
-        columns = self._tables.store.export_cut_rows(
-            self._tables.id_of(request.table), request.slot_begin, request.slot_end, _since(request)
-        )
-        yield from chunks(trees.pack(columns))
+
+        def export() -> memoryview:
+            columns = self._tables.store.export_cut_rows(
+                self._tables.id_of(request.table),
+                request.slot_begin,
+                request.slot_end,
+                _since(request),
+            )
+            return trees.pack(columns)
+
+        yield from chunks(self._exports.submit(export).result(CALL_TIMEOUT_S))
 
     @streaming
     def ExportState(self, request: s.ExportRequest, context: Any) -> Iterator[s.Chunk]:

@@ -7,6 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -150,6 +151,8 @@ class FitRun:
         self._metrics = trainer.new_metrics()
         self._staleness_seen = 0
         self._saved_step: tuple[int, int] | None = None
+        # In rank 0, while training goes on.
+        self._saving: Future[str] | None = None
 
     def run(self) -> FitResult:
         """Train until an option says stop."""
@@ -174,8 +177,12 @@ class FitRun:
             except KeyboardInterrupt:
                 if not self._interrupts.broke_in:
                     self._steadily(self._checkpoint)
+                self._finish_saving()
                 raise
             self._steadily(self._checkpoint)
+            self._finish_saving()
+            # Whoever comes back from `fit` may restore it.
+            self._steadily(self._group.barrier)
             position = self._position
             if position.batch > 0:
                 # A part of an epoch is told, but not kept: a resumed run will tell the whole.
@@ -432,10 +439,15 @@ class FitRun:
             "metrics": metrics.state(),
             **self._place(),
         }
-        self._trainer.save(folder, progress=progress)
+        self._finish_saving()
+        self._saving = self._trainer.begin_save(folder, progress=progress, keep=self._options.keep)
         self._saved_step = (position.epoch, position.step)
-        if self._options.keep is not None and self._group.leads:
-            retire(storage_of(folder), self._options.keep)
+
+    def _finish_saving(self) -> None:
+        """Wait until the checkpoint that was begun last is complete; raise what went wrong."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def _resume(self) -> None:
         folder = self._options.checkpoint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
@@ -240,6 +241,20 @@ class Trainer:
         Returns:
             the path of the manifest.
         """
+        saving = self.begin_save(dest, progress=progress)
+        return self.group.broadcast_text("" if saving is None else saving.result())
+
+    def begin_save(
+        self,
+        dest: str | os.PathLike[str],
+        *,
+        progress: dict[str, Any] | None = None,
+        keep: int | None = None,
+    ) -> Future[str] | None:
+        """Begin a `save` of this moment; training may go on at once. None in all ranks but 0.
+
+        `keep` leaves so many checkpoints in `dest`, the newest; None all.
+        """
         self.group.average_buffers(self.model)
         # Everybody's pushes are applied, and nobody pulls for the next batch yet.
         self.group.barrier()
@@ -247,18 +262,13 @@ class Trainer:
         if isinstance(self._wire, LowRankSum):
             wire = self._wire.state(self.group.add_up, leads=self.group.leads)
         owed = gather_residuals(self.store, self.group)
-        path = self._save(dest, progress, wire, owed) if self.group.leads else ""
-        return self.group.broadcast_text(path)
-
-    def _save(
-        self,
-        dest: str | os.PathLike[str],
-        progress: dict[str, Any] | None,
-        wire: dict[str, Any] | None,
-        owed: list[dict[str, Any]],
-    ) -> str:
-        state = {**self.state(progress), "dense_wire": wire, "residuals": owed}
-        return self.store.checkpoint(dest, state=state)
+        saving = None
+        if self.group.leads:
+            state = {**self.state(progress), "dense_wire": wire, "residuals": owed}
+            saving = self.store.checkpoint_async(dest, state=state, keep=keep)
+        # Not before the cut of all servers is made.
+        self.group.barrier()
+        return saving
 
     def state(self, progress: dict[str, Any] | None) -> dict[str, Any]:
         """Return all that training is beside the tables, as a tree for a checkpoint."""

@@ -26,6 +26,7 @@ from embery import __version__
 from embery.checkpoint import format as fmt
 from embery.checkpoint import manifest as manifests
 from embery.checkpoint import tree
+from embery.checkpoint.background import give_way, save_threads
 from embery.checkpoint.columns import RowLayout
 from embery.checkpoint.delta import DeltaBase
 from embery.checkpoint.format import Tree
@@ -42,7 +43,6 @@ from embery.validation import require_int
 
 BATCH_BYTES = 4 << 20
 READ_BYTES = 16 << 20
-THREADS_MAX = 4
 _log = logging.getLogger(__name__)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -51,7 +51,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class WriteOptions:
     """How to write a checkpoint; nothing here changes what it holds.
 
-    `threads` write files (None: the processors this process may use, at most 4); `group_slots` go
+    `threads` write files (None: half of the processors this process may use, at most 4); `group_slots` go
     into one file; `progress` is called with the bytes written since its last call, from any thread.
     """
 
@@ -152,8 +152,8 @@ class _Run:
         state: tuple[str, list[NDArray[Any]]] | None,
     ) -> Manifest:
         """Write all files but the manifest, and return it."""
-        threads = self._options.threads or min(THREADS_MAX, len(os.sched_getaffinity(0)))
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="embery-checkpoint")
+        threads = self._options.threads or save_threads()
+        pool = ThreadPoolExecutor(threads, "embery-checkpoint", initializer=give_way)
         try:
             groups = [
                 [
