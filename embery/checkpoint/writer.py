@@ -51,8 +51,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class WriteOptions:
     """How to write a checkpoint; nothing here changes what it holds.
 
-    `threads` write files (None: half of the processors this process may use, at most 4); `group_slots` go
-    into one file; `progress` is called with the bytes written since its last call, from any thread.
+    `threads` write files (None: half of the processors this process may use, at most 4), and give
+    way to others; `group_slots` go into one file; `progress` is called with the bytes written since
+    its last call, from any thread.
     """
 
     threads: int | None = None
