@@ -118,8 +118,9 @@ class Store {
   ThreadPool pool_;
   SharedMutex gate_;  // Held shared by whatever changes rows.
   Mutex mutex_;
-  std::vector<std::unique_ptr<Table>> tables_ GUARDED_BY(mutex_);
+  // Before the tables, whose cuts give back to it when they end.
   std::unique_ptr<CutMemory> cut_memory_ GUARDED_BY(mutex_);
+  std::vector<std::unique_ptr<Table>> tables_ GUARDED_BY(mutex_);
   Recycler<Batch> batches_;
   Recycler<GroupScratch> scratch_;
   Recycler<ReadScratch> read_scratch_;
