@@ -15,7 +15,7 @@ namespace embery {
 namespace {
 
 // A group is locked while so much of it is copied, at least a slot.
-constexpr size_t kBytesPerLock = size_t{1} << 20;
+constexpr size_t kBytesPerLock = size_t{1} << 18;
 
 // LSNs of all slots, or null.
 const Lsn* SinceOf(const py::object& since) {
