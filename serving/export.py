@@ -38,7 +38,7 @@ from embery.serving import manifest as manifests
 from embery.serving.bundle import TOLERANCE, Bundle, BundleScorer, difference
 from embery.serving.embeddings import Embeddings
 from embery.serving.examples import Examples, features_of
-from embery.serving.folder import appearing_folder, sync_file, write_file
+from embery.serving.folder import appearing_folder, sync, write_file
 from embery.serving.lookup import BundleTable
 from embery.serving.manifest import Filters, Manifest, TableEntry
 from embery.serving.requests import LIST_LENGTH_MAX, RequestReader
@@ -270,7 +270,7 @@ def _save_program(
             f"{error.name} is not installed here, which writing ONNX needs; install embery[serving]"
         ) from error
     for name in (manifests.PROGRAM, manifests.ONNX):
-        sync_file(folder / name)
+        sync(folder / name)
 
 
 @contextmanager

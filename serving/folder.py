@@ -34,33 +34,33 @@ def appearing_folder(dest: Path) -> Iterator[Path]:
     dest = dest.absolute()
     partial = dest.with_name(f".{dest.name}.partial")
     with _our_errors(dest):
-        dest.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(dest):
-            if dest.exists():
-                raise InvalidArgument(
-                    f"{dest}: exists already; a bundle never replaces anything: name a new folder"
-                )
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
+        if dest.exists():
+            raise InvalidArgument(
+                f"{dest}: exists already; a bundle never replaces anything: name a new folder"
+            )
+        partial.mkdir(parents=True, exist_ok=True)
+        with _locked(partial, dest):
             try:
+                for left_by_the_dead in partial.iterdir():
+                    left_by_the_dead.unlink()
                 yield partial
-                _sync(partial)
+                sync(partial)
+                # Fails if somebody made it meanwhile, unless it is an empty folder.
                 partial.rename(dest)
-                _sync(dest.parent)
+                sync(dest.parent)
             finally:
-                if partial.exists():
-                    shutil.rmtree(partial)
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a new file and sync it."""
     with path.open("xb") as file:
         file.write(data)
-    sync_file(path)
+    sync(path)
 
 
-def sync_file(path: Path) -> None:
-    """Make what was written to a file durable."""
+def sync(path: Path) -> None:
+    """Make what was written to a file, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -68,24 +68,22 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-_sync = sync_file
-
-
 @contextmanager
-def _locked(dest: Path) -> Iterator[None]:
-    lock = dest.with_name(f".{dest.name}.lock")
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+def _locked(partial: Path, dest: Path) -> Iterator[None]:
+    """Hold the lock of the partial folder; the system lets go of it if this process dies."""
+    descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # Whoever held it may have renamed or removed the folder that was opened here.
+            is_ours = os.path.samestat(os.fstat(descriptor), partial.stat())
+        except (BlockingIOError, FileNotFoundError):
+            is_ours = False
+        if not is_ours:
             raise Unavailable(
                 f"{dest}: another export is writing there; wait for it, or name another folder"
-            ) from error
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+            )
+        yield
     finally:
         os.close(descriptor)
 

@@ -16,7 +16,7 @@ from embery.checkpoint import Checkpoint
 from embery.checkpoint.format import Columns
 from embery.observability.progress import progress
 from embery.rows import decode_values
-from embery.serving.folder import appearing_folder, sync_file
+from embery.serving.folder import appearing_folder, sync
 from embery.serving.manifest import Filters
 from embery.serving.rows import kept
 
@@ -77,7 +77,7 @@ def _write(folder: Path, found: Checkpoint, name: str, filters: Filters) -> int:
             writer.write_batch(some)
             count += some.num_rows
             advance(len(columns["key"]))
-    sync_file(path)
+    sync(path)
     return count
 
 

@@ -18,7 +18,8 @@ void ThrowIfError(const Status& status) {
 }  // namespace embery
 
 PYBIND11_MODULE(_native, module) {
-  module.doc() = "The native core of Embery: tables, batches, frozen tables, hashing, servers and their clients.";
+  module.doc() =
+      "The native core of Embery: tables, batches, frozen tables, hashing, servers and clients.";
   embery::BindBatch(module);
   embery::BindClient(module);
   embery::BindFrozen(module);
