@@ -116,7 +116,7 @@ class FrozenLookup::BagWriter {
 };
 
 Result<std::unique_ptr<const FrozenLookup>> FrozenLookup::Make(
-    Tables tables, std::vector<FrozenFeature> features) {
+    Tables tables, const std::vector<FrozenFeature>& features) {
   if (features.empty()) return Status::InvalidArgument("a look-up needs at least one feature");
   for (const FrozenFeature& feature : features) {
     if (feature.table >= tables.size()) {

@@ -40,8 +40,8 @@ class FrozenLookup {
   using Tables = std::vector<std::shared_ptr<const FrozenTable>>;
 
   // InvalidArgument if there is no feature, or one names no table.
-  static Result<std::unique_ptr<const FrozenLookup>> Make(Tables tables,
-                                                          std::vector<FrozenFeature> features);
+  static Result<std::unique_ptr<const FrozenLookup>> Make(
+      Tables tables, const std::vector<FrozenFeature>& features);
 
   size_t features() const { return features_.size(); }
   size_t columns() const { return columns_; }
