@@ -12,6 +12,10 @@ from typing import TypeAlias
 from benchmarks import workloads
 
 MILLION = 1_000_000
+# Loads on an inference server: how requests travel, samples of each, clients at once.
+PROTOCOLS = ("json", "grpc")
+BATCHES = (1, 16, 128)
+CONNECTIONS = (1, 16)
 
 # The value of each round, by contender and metric.
 Values: TypeAlias = Mapping[tuple[str, str], Sequence[float]]
@@ -114,6 +118,8 @@ class Setting:
     limit: Path
     steps: int
     threads: int
+    triton_python: Path | None = None
+    mlserver_python: Path | None = None
 
 
 def ours(name: str, module: str, setting: Setting, **options: object) -> Contender:
@@ -257,6 +263,35 @@ def idle_case(setting: Setting) -> Case:
     return Case("Idle, a cluster of two servers", (ours("embery", "idle", setting),), targets)
 
 
+def serving_case(setting: Setting) -> Case:
+    """Return `embery serve` on one core against Triton and MLServer with the same model."""
+    bundle = setting.data / "serving" / "bundle-00000001"
+    pythons = {
+        "embery": Path(sys.executable),
+        "triton": setting.triton_python,
+        "mlserver": setting.mlserver_python,
+    }
+    command = (sys.executable, "-m", "benchmarks.serving", "run", "--bundle", str(bundle))
+    contenders = [
+        Contender(name, (*command, "--server", name, "--python", str(python)))
+        for name, python in pythons.items()
+        if python is not None
+    ]
+    targets = [
+        Ratio("embery", rival.name, f"requests_per_s {workload_of(protocol, samples, n)}", 1.0)
+        for rival in contenders[1:]
+        for protocol in PROTOCOLS
+        for samples in BATCHES
+        for n in CONNECTIONS
+    ]
+    return Case("Serving on one core, 26 tables and two MLPs", tuple(contenders), tuple(targets))
+
+
+def workload_of(protocol: str, samples: int, connections: int) -> str:
+    """Return how a load on an inference server is named in the figures."""
+    return f"{protocol} batch={samples} connections={connections}"
+
+
 SUITES: dict[str, Callable[[Setting], list[Case]]] = {
     "w1": lambda s: [w1_case(s, n) for n in (MILLION, 10 * MILLION)],
     "w2": lambda s: [w2_case(s)],
@@ -267,5 +302,6 @@ SUITES: dict[str, Callable[[Setting], list[Case]]] = {
     "flat": lambda s: [flat_case(s, script) for script in ("w1", "gather")],
     "memory": lambda s: [memory_case(s, dim) for dim in (16, 64)],
     "idle": lambda s: [idle_case(s)],
+    "serving": lambda s: [serving_case(s)],
     "short": lambda s: [w1_case(s, MILLION), w2_case(s), gather_case(s, MILLION, 16)],
 }

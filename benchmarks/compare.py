@@ -139,10 +139,17 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--tensorflow-python", type=Path, help="interpreter that has TensorFlow, for tf_ps.py"
     )
+    parser.add_argument(
+        "--triton-python", type=Path, help="interpreter that has nvidia-pytriton, for serving"
+    )
+    parser.add_argument(
+        "--mlserver-python", type=Path, help="interpreter that has MLServer, for serving"
+    )
     parser.add_argument("--data", type=Path, default=workloads.default_folder())
     parser.add_argument("--out", type=Path, help="folder for raw.jsonl and report.md")
     args = parser.parse_args(argv)
-    for path in (args.peers, args.peers_python, args.tensorflow_python):
+    pythons = (args.peers_python, args.tensorflow_python, args.triton_python, args.mlserver_python)
+    for path in (args.peers, *pythons):
         if path is not None and not path.exists():
             parser.error(f"{path} does not exist")
     return args
@@ -166,6 +173,8 @@ def main(argv: Sequence[str]) -> None:
         limit=build_limit(data),
         steps=args.steps,
         threads=args.threads,
+        triton_python=args.triton_python and args.triton_python.absolute(),
+        mlserver_python=args.mlserver_python and args.mlserver_python.absolute(),
     )
     chosen = [s for s in SUITES if s != "short"] if "all" in args.suites else args.suites
     cases = [case for suite in chosen for case in SUITES[suite](setting)]

@@ -29,6 +29,10 @@ def generate(target: Path) -> None:
             text = re.sub(
                 r"\bfrom embery\.v1 import", "from embery.rpc.v1 import", path.read_text()
             )
+            if path.name == "inference_pb2.py":
+                # Every client of that protocol registers the same names: a pool of its own lets
+                # one program hold ours and theirs.
+                text = text.replace("_descriptor_pool.Default", "_descriptor_pool.DescriptorPool")
             (target / path.name).write_text(text)
     (target / "__init__.py").write_text(PACKAGE)
 

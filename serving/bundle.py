@@ -67,7 +67,26 @@ class Bundle:
             bundle._require_size(entry)
         for entry in bundle.manifest.files() if verify else bundle.manifest.small_files():
             bundle._verify(entry)
+        base = bundle.base()
+        if base is not None and verify:
+            base.verify()
         return bundle
+
+    def base(self) -> Bundle | None:
+        """Open the bundle that this one is laid over; return None if it is no delta.
+
+        Raises:
+            CheckpointCorrupt: it is not beside this one, or it is another one.
+        """
+        named = self.manifest.base
+        if named is None:
+            return None
+        base = Bundle.open(self.path.parent / named.folder)
+        found = FileEntry(manifests.MANIFEST, 0, named.sha256)
+        base._verify(found)
+        if base.manifest.base is not None:
+            raise CheckpointCorrupt(f"{self.path}: its base {base.path} is a delta itself")
+        return base
 
     def verify(self) -> None:
         """Compare all bytes with their checksums; raise `CheckpointCorrupt` at a difference."""
@@ -75,9 +94,11 @@ class Bundle:
             self._verify(entry)
 
     def tables(self) -> dict[str, BundleTable]:
-        """Map the tables, by name."""
+        """Map the tables, by name; those of a delta are laid over those of its base."""
+        base = self.base()
+        below = {} if base is None else base.tables()
         return {
-            entry.name: BundleTable(str(self.path / entry.file.name), entry)
+            entry.name: BundleTable(str(self.path / entry.file.name), entry, below.get(entry.name))
             for entry in self.manifest.tables
         }
 

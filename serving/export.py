@@ -13,12 +13,12 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -36,11 +36,12 @@ from embery.errors import InvalidArgument, SchemaMismatch, Unavailable
 from embery.observability.progress import progress
 from embery.serving import manifest as manifests
 from embery.serving.bundle import TOLERANCE, Bundle, BundleScorer, difference
+from embery.serving.changes import ChangedRows
 from embery.serving.embeddings import Embeddings
 from embery.serving.examples import Examples, features_of
 from embery.serving.folder import appearing_folder, sync, write_file
 from embery.serving.lookup import BundleTable
-from embery.serving.manifest import Filters, Manifest, TableEntry
+from embery.serving.manifest import Base, Filters, Manifest, TableEntry
 from embery.serving.requests import LIST_LENGTH_MAX, RequestReader
 from embery.serving.rows import TableRows, Watch, WatchedRows
 from embery.serving.scorer import Output
@@ -121,6 +122,7 @@ def export(
     example: em.data.Batch,
     schema: Schema,
     options: ExportOptions | None = None,
+    base: str | os.PathLike[str] | None = None,
 ) -> Bundle:
     """Write a bundle; return it, open.
 
@@ -133,6 +135,8 @@ def export(
         example: a batch of `schema`; its first samples become the example requests.
         schema: of the training data.
         options: what goes in; None takes the defaults.
+        base: a bundle beside `dest` that is no delta. The new one is then a delta: it holds only
+            the rows in which it differs, and needs the base to be read.
 
     Raises:
         InvalidArgument: an argument is wrong, or the model cannot be cut off at its embeddings.
@@ -148,9 +152,24 @@ def export(
     # Through a request and back, so that the model and the bundle see the very same numbers.
     features = features_of(_block_of(example, schema), schema)
     block = RequestReader(schema, list_length_max=options.list_length_max).read(features)
+    below = None if base is None else _open_base(Path(base), Path(dest))
     with appearing_folder(Path(dest)) as folder, _as_saved(model, found):
-        _write(folder, _Job(model, found, schema, options), block)
+        _write(folder, _Job(model, found, schema, options, below), block)
     return Bundle.open(dest)
+
+
+def _open_base(base: Path, dest: Path) -> Bundle:
+    """Open what a delta is laid over; raise `InvalidArgument` if it cannot be."""
+    if base.absolute().parent != dest.absolute().parent:
+        raise InvalidArgument(
+            f"the base {base} must lie beside {dest}, so that a delta and it are moved together"
+        )
+    below = Bundle.open(base)
+    if below.manifest.base is not None:
+        raise InvalidArgument(
+            f"the base {base} is a delta itself; name its own, {below.manifest.base.folder}"
+        )
+    return below
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,16 +178,28 @@ class _Job:
     found: Checkpoint
     schema: Schema
     options: ExportOptions
+    base: Bundle | None
+
+    def base_entry(self) -> Base | None:
+        """Return how the manifest names the base."""
+        if self.base is None:
+            return None
+        manifest = entry_of(self.base.path / manifests.MANIFEST)
+        return Base(self.base.path.name, manifest.sha256)
 
 
 def _write(folder: Path, job: _Job, block: Block) -> None:
     """Write everything of a bundle, having compared its scores with the model's."""
     model, schema, options = job.model, job.schema, job.options
     batch = _batch_of(block, schema)
-    entries, watches = _write_tables(folder, job, batch)
+    below = {} if job.base is None else job.base.tables()
+    entries, watches = _write_tables(folder, job, batch, below)
     scores = _scores_of(model, batch, WatchedRows(watches))
     collections = collections_of(model)
-    tables = {entry.name: BundleTable(str(folder / entry.file.name), entry) for entry in entries}
+    tables = {
+        entry.name: BundleTable(str(folder / entry.file.name), entry, below.get(entry.name))
+        for entry in entries
+    }
     feeds = Embeddings(schema, collections, tables).feeds(block)
     program = export_tower(model, feeds)
     for node in program.graph.nodes:
@@ -184,6 +215,7 @@ def _write(folder: Path, job: _Job, block: Block) -> None:
     manifest = Manifest(
         model_version=options.model_version or job.found.number,
         checkpoint_number=job.found.number,
+        base=job.base_entry(),
         created_at_s=int(time.time()),
         writer=f"embery {em.__version__}",
         schema=schema,
@@ -202,14 +234,17 @@ def _write(folder: Path, job: _Job, block: Block) -> None:
 
 
 def _write_tables(
-    folder: Path, job: _Job, batch: em.data.Batch
+    folder: Path, job: _Job, batch: em.data.Batch, below: Mapping[str, BundleTable]
 ) -> tuple[tuple[TableEntry, ...], dict[str, Watch]]:
     """Write the tables; return what they are, and the rows that `batch` reads."""
     found, options = job.found, job.options
     wanted = _wanted_keys(job.model, batch)
     entries, watches, now_s = [], {}, int(time.time())
     for number, name in enumerate(sorted(wanted)):
-        rows = TableRows(found, name, options.dtype, options.filters, now_s)
+        base = below.get(name)
+        dtype = options.dtype or (None if base is None else cast(Encoding, base.dtype))
+        whole = TableRows(found, name, dtype, options.filters, now_s)
+        rows = whole if base is None else ChangedRows(whole, base)
         layout = rows.layout()
         watch = watches[name] = Watch(wanted[name], layout.dtype, layout.dim)
         with progress(f"table {name}", total=2 * found.tables[name].rows, unit=" rows") as advance:

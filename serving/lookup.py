@@ -11,9 +11,10 @@ import numpy as np
 
 from embery._native import FrozenLookup, FrozenTable
 from embery.arrays import as_keys
-from embery.data.block import F32
+from embery.data.block import F32, U64
 from embery.errors import CheckpointCorrupt, InvalidArgument
 from embery.serving.manifest import TableEntry
+from embery.serving.table_file import TableLayout
 
 Pooling = Literal["sum", "mean", "sqrtn"]
 
@@ -23,10 +24,16 @@ class BundleTable:
 
     All processes that open a bundle share one copy of its pages. Rows of any storage type are
     given as float32; a key that is absent reads as zeros.
+
+    Args:
+        path: of the file.
+        entry: what the manifest says of it.
+        base: the table that the file holds changes of; None if it holds all rows.
     """
 
-    def __init__(self, path: str, entry: TableEntry) -> None:
-        self.native = FrozenTable(path)
+    def __init__(self, path: str, entry: TableEntry, base: BundleTable | None = None) -> None:
+        self.native: FrozenTable = FrozenTable(path, None if base is None else base.native)
+        self._path = path
         found = (self.native.dtype, self.native.dim, self.native.rows)
         if found != (entry.dtype, entry.dim, entry.rows):
             raise CheckpointCorrupt(
@@ -49,6 +56,13 @@ class BundleTable:
             float32, (N, D).
         """
         return self.lookup_found(keys)[0]
+
+    def keys(self) -> U64:
+        """Return the keys of the rows in the file, uint64 (rows,), where they lie."""
+        layout = TableLayout(self.name, self.dtype, self.dim, self.rows)
+        if not self.rows:
+            return np.empty(0, np.uint64)
+        return np.memmap(self._path, np.uint64, "r", layout.keys_begin, (self.rows,))
 
     def lookup_found(self, keys: Any) -> tuple[F32, int]:
         """Return the row of each key, and how many of the keys there are."""

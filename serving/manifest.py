@@ -80,11 +80,24 @@ class Filters:
 
 
 @dataclass(frozen=True, slots=True)
+class Base:
+    """The bundle that a delta is laid over: its folder, beside the delta's, and its manifest."""
+
+    folder: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """All there is to know about a bundle but its bytes."""
+    """All there is to know about a bundle but its bytes.
+
+    With a `base` it is a delta: its tables hold only the rows in which they differ from those of
+    the base, a row that the base alone has being zeros, as which an absent one reads.
+    """
 
     model_version: int
     checkpoint_number: int
+    base: Base | None
     created_at_s: int
     writer: str
     schema: Schema
@@ -127,6 +140,7 @@ def decode(data: bytes, where: str) -> Manifest:
         manifest = Manifest(
             model_version=take_count(members, "model_version"),
             checkpoint_number=take_count(members, "checkpoint_number"),
+            base=_base(take(members, "base", dict, None)),
             created_at_s=take_count(members, "created_at_s"),
             writer=take(members, "writer", str),
             schema=_schema(take(members, "schema", dict)),
@@ -182,11 +196,22 @@ def _each(members: Any, key: str, decode_one: Callable[[Any], T]) -> tuple[T, ..
     return tuple(decode_one(item) for item in take(members, key, list))
 
 
-def _file(members: Any) -> FileEntry:
-    require_only(members, FileEntry)
-    name = take(members, "name", str)
+def _base(members: Any) -> Base | None:
+    if members is None:
+        return None
+    require_only(members, Base)
+    return Base(_plain_name(take(members, "folder", str)), take(members, "sha256", str))
+
+
+def _plain_name(name: str) -> str:
     if not name or "/" in name or name in (".", "..", MANIFEST):
         raise ValueError(f"file name {name!r}")
+    return name
+
+
+def _file(members: Any) -> FileEntry:
+    require_only(members, FileEntry)
+    name = _plain_name(take(members, "name", str))
     return FileEntry(name, take_count(members, "bytes"), take(members, "sha256", str))
 
 

@@ -25,13 +25,23 @@ namespace {
 
 using Table = std::shared_ptr<const FrozenTable>;
 
-Table OpenTable(const std::string& path) {
+Table OpenTable(const std::string& path, Table base) {
   Result<Table> table = [&] {
     const py::gil_scoped_release release;
-    return FrozenTable::Open(path);
+    return base == nullptr ? FrozenTable::Open(path)
+                           : FrozenTable::OpenChanges(path, std::move(base));
   }();
   ThrowIfError(table.status());
   return std::move(table).value();
+}
+
+py::array_t<int64_t> PositionsOf(const FrozenTable& table, const py::array& keys) {
+  const auto from = View<uint64_t>(keys, "keys");
+  py::array_t<int64_t> positions(static_cast<py::ssize_t>(from.size()));
+  int64_t* to = positions.mutable_data();
+  const py::gil_scoped_release release;
+  for (size_t i = 0; i < from.size(); ++i) to[i] = table.Position(from[i]);
+  return positions;
 }
 
 class Lookup {
@@ -112,10 +122,11 @@ py::array_t<uint64_t> MixKeys(uint64_t salt, const py::array& keys) {
 
 void BindFrozen(py::module_& module) {
   py::class_<FrozenTable, std::shared_ptr<FrozenTable>>(module, "FrozenTable")
-      .def(py::init([](const std::string& path) {
-             return std::const_pointer_cast<FrozenTable>(OpenTable(path));
+      .def(py::init([](const std::string& path, std::shared_ptr<FrozenTable> base) {
+             return std::const_pointer_cast<FrozenTable>(OpenTable(path, std::move(base)));
            }),
-           py::arg("path"))
+           py::arg("path"), py::arg("base") = nullptr)
+      .def("positions", &PositionsOf, py::arg("keys"))
       .def_property_readonly("rows", &FrozenTable::rows)
       .def_property_readonly("dim", &FrozenTable::dim)
       .def_property_readonly("salt", &FrozenTable::salt)

@@ -19,7 +19,7 @@ constexpr size_t kBlock = 128;
 // table_of(i) is the table of key i. Three short loops, each ending in fetches that the next one
 // needs, take less time than one loop whose branches hold up the misses.
 template <typename TableOf>
-size_t Locate(const uint64_t* keys, size_t count, TableOf table_of, const std::byte** rows) {
+size_t LocateIn(const uint64_t* keys, size_t count, TableOf table_of, const std::byte** rows) {
   uint64_t buckets[kBlock];
   for (size_t i = 0; i < count; ++i) {
     const FrozenTable& table = table_of(i);
@@ -40,6 +40,26 @@ size_t Locate(const uint64_t* keys, size_t count, TableOf table_of, const std::b
     PrefetchBytes(rows[i], table.row_bytes());
     ++found;
   }
+  return found;
+}
+
+// The same for tables of which some hold changes of a base: what is not there is looked for there.
+template <typename TableOf>
+size_t Locate(const uint64_t* keys, size_t count, TableOf table_of, const std::byte** rows) {
+  size_t found = LocateIn(keys, count, table_of, rows);
+  if (found == count) return found;
+  size_t missed = 0;
+  size_t misses[kBlock];
+  uint64_t missed_keys[kBlock];
+  for (size_t i = 0; i < count; ++i) {
+    if (rows[i] != nullptr || table_of(i).base() == nullptr) continue;
+    misses[missed] = i;
+    missed_keys[missed++] = keys[i];
+  }
+  const std::byte* of_base[kBlock];
+  const auto base_of = [&](size_t m) -> const FrozenTable& { return *table_of(misses[m]).base(); };
+  found += LocateIn(missed_keys, missed, base_of, of_base);
+  for (size_t m = 0; m < missed; ++m) rows[misses[m]] = of_base[m];
   return found;
 }
 

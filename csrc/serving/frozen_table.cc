@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <system_error>
+#include <utility>
 
 namespace embery {
 namespace {
@@ -86,6 +87,35 @@ Status CannotRead(const std::string& path) {
 }  // namespace
 
 Result<std::shared_ptr<const FrozenTable>> FrozenTable::Open(const std::string& path) {
+  Result<std::shared_ptr<FrozenTable>> table = Map(path);
+  EMBERY_RETURN_IF_ERROR(table.status());
+  return std::shared_ptr<const FrozenTable>(std::move(table).value());
+}
+
+Result<std::shared_ptr<const FrozenTable>> FrozenTable::OpenChanges(
+    const std::string& path, std::shared_ptr<const FrozenTable> base) {
+  Result<std::shared_ptr<FrozenTable>> mapped = Map(path);
+  EMBERY_RETURN_IF_ERROR(mapped.status());
+  std::shared_ptr<FrozenTable> table = std::move(mapped).value();
+  const FrozenHeader &ours = table->header_, &theirs = base->header_;
+  const bool same = ours.salt == theirs.salt && ours.dim == theirs.dim &&
+                    ours.value_type == theirs.value_type && base->base_ == nullptr;
+  if (!same) {
+    return Corrupt(path,
+                   "its rows are not changes of the table that it is laid over: another "
+                   "name, dim or value type");
+  }
+  table->base_ = std::move(base);
+  return std::shared_ptr<const FrozenTable>(std::move(table));
+}
+
+int64_t FrozenTable::Position(uint64_t key) const {
+  const std::byte* row = FindIn(BucketOf(key), key);
+  if (row == nullptr) return -1;
+  return static_cast<int64_t>(static_cast<size_t>(row - values_) / row_bytes());
+}
+
+Result<std::shared_ptr<FrozenTable>> FrozenTable::Map(const std::string& path) {
   const Descriptor file(path);
   struct stat found = {};
   if (file.get() < 0 || fstat(file.get(), &found) != 0) return CannotRead(path);
@@ -105,7 +135,7 @@ Result<std::shared_ptr<const FrozenTable>> FrozenTable::Open(const std::string& 
   }
   void* mapping = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file.get(), /*offset=*/0);
   if (mapping == MAP_FAILED) return CannotRead(path);
-  std::shared_ptr<const FrozenTable> table(
+  std::shared_ptr<FrozenTable> table(
       new FrozenTable(static_cast<const std::byte*>(mapping), header));
   if (*table->StartOf(0) != 0 || *table->StartOf(header.buckets) != header.rows) {
     return Corrupt(path, "its index does not span its rows; the file is damaged");

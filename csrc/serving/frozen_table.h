@@ -50,6 +50,11 @@ class FrozenTable {
   // the file cannot be read. Reads no more than a few pages.
   static Result<std::shared_ptr<const FrozenTable>> Open(const std::string& path);
 
+  // As above, of a file that holds only the rows of `base` that have changed since; all others are
+  // in `base`, which has no base itself. CheckpointCorrupt if they are not of the same table.
+  static Result<std::shared_ptr<const FrozenTable>> OpenChanges(
+      const std::string& path, std::shared_ptr<const FrozenTable> base);
+
   ~FrozenTable();
   FrozenTable(const FrozenTable&) = delete;
   FrozenTable& operator=(const FrozenTable&) = delete;
@@ -59,6 +64,10 @@ class FrozenTable {
   size_t row_bytes() const { return header_.row_bytes; }
   uint64_t rows() const { return header_.rows; }
   uint64_t salt() const { return header_.salt; }
+  const FrozenTable* base() const { return base_.get(); }
+
+  // The position of a key's row in this file, or -1; its base is not asked.
+  int64_t Position(uint64_t key) const;
 
   // The steps of a look-up, apart so that many can overlap: the bucket of a key, where its entry of
   // `starts` lies, its keys, and the row, or null if the key is not there.
@@ -78,6 +87,7 @@ class FrozenTable {
 
  private:
   FrozenTable(const std::byte* mapping, const FrozenHeader& header);
+  static Result<std::shared_ptr<FrozenTable>> Map(const std::string& path);
 
   const FrozenHeader header_;
   const std::byte* const mapping_;
@@ -85,6 +95,7 @@ class FrozenTable {
   const uint32_t* const starts_;
   const uint64_t* const keys_;
   const std::byte* const values_;
+  std::shared_ptr<const FrozenTable> base_;
 };
 
 }  // namespace embery

@@ -11,14 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embery.cli.command import add_json_argument, print_fields, print_json
-from embery.errors import InvalidArgument
+from embery.cli.serving import UntilSignal
+from embery.errors import EmberyError, InvalidArgument
 from embery.table import DTYPES
+from embery.validation import require_range
 
 if TYPE_CHECKING:
+    from embery.serving.bundle import Bundle
     from embery.serving.export import ExportOptions, Servable
+    from embery.serving.follow import ExportOne
+
+log = logging.getLogger(__name__)
 
 EXAMPLE = """embery export runs/7 bundles/7 --model examples/ctr/train.py:servable \\
       --model-args examples/ctr/configs/frappe_dnn.json data/frappe_x1
+  embery export runs/7 models/ctr --model train.py:servable --follow 5
   embery export runs/7 rows --format parquet"""
 FORMATS = ("bundle", "parquet")
 SECONDS_OF_A_DAY = 86_400
@@ -67,11 +74,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="logits",
         help="what the model returns (default: logits)",
     )
+    parser.add_argument(
+        "--base",
+        metavar="BUNDLE",
+        help="a bundle beside DEST: write only the rows in which the checkpoint differs from it",
+    )
+    parser.add_argument(
+        "--follow",
+        type=float,
+        metavar="SECONDS",
+        help="look this often for a new checkpoint, until a signal comes: DEST is a folder of "
+        "bundles, in which each has a number; most of them hold what changed, some are whole",
+    )
     add_json_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and print what was made."""
+    if arguments.follow is not None:
+        return _follow(arguments)
     report = _export_rows(arguments) if arguments.format == "parquet" else _export(arguments)
     if arguments.json:
         print_json(report)
@@ -82,6 +103,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> dict[str, Any]:
+    base = None if arguments.base is None else Path(arguments.base)
+    bundle = _exporter(arguments)(Path(arguments.checkpoint), Path(arguments.dest), base)
+    return _report(bundle)
+
+
+def _report(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "bundle": str(bundle.path),
+        "model version": manifest.model_version,
+        "checkpoint": manifest.checkpoint_number,
+        "base": "none" if manifest.base is None else manifest.base.folder,
+        "tables": len(manifest.tables),
+        "rows": sum(table.rows for table in manifest.tables),
+        "bytes": sum(file.bytes for file in manifest.files()),
+    }
+
+
+def _exporter(arguments: argparse.Namespace) -> ExportOne:
+    """Return what exports a checkpoint of the model that the command line names."""
     if arguments.model is None:
         raise InvalidArgument(
             "--model is needed: a checkpoint holds the numbers of the dense part, not its code; "
@@ -92,23 +133,47 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
     # What it says of operators that no model here has would be all that a user sees.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     servable = _servable(arguments.model, arguments.model_args)
-    bundle = export(
-        servable.model,
-        arguments.checkpoint,
-        arguments.dest,
-        example=next(servable.data.batches()),
-        schema=servable.data.schema,
-        options=_options(arguments),
-    )
-    manifest = bundle.manifest
-    return {
-        "bundle": str(bundle.path),
-        "model version": manifest.model_version,
-        "checkpoint": manifest.checkpoint_number,
-        "tables": len(manifest.tables),
-        "rows": sum(table.rows for table in manifest.tables),
-        "bytes": sum(file.bytes for file in manifest.files()),
-    }
+    example = next(servable.data.batches())
+
+    def export_one(checkpoint: Path, dest: Path, base: Path | None) -> Bundle:
+        return export(
+            servable.model,
+            checkpoint,
+            dest,
+            example=example,
+            schema=servable.data.schema,
+            options=_options(arguments),
+            base=base,
+        )
+
+    return export_one
+
+
+def _follow(arguments: argparse.Namespace) -> int:
+    """Export every new checkpoint until a signal comes; one that fails is reported and left."""
+    for option in ("base", "model_version"):
+        if getattr(arguments, option) is not None:
+            raise InvalidArgument(
+                f"--{option.replace('_', '-')} does not go with --follow, which chooses it itself"
+            )
+    if arguments.format != "bundle":
+        raise InvalidArgument("--follow makes bundles only")
+    require_range("--follow", arguments.follow, low=0, low_open=True)
+    from embery.serving.follow import Follower  # noqa: PLC0415  native code
+
+    follower = Follower(Path(arguments.checkpoint), Path(arguments.dest), _exporter(arguments))
+    ended = UntilSignal()
+    print(f"export ready: follows {arguments.checkpoint}", flush=True)
+    while not ended.wait(arguments.follow):
+        try:
+            made = follower.step()
+        except EmberyError as error:
+            log.warning("a checkpoint was not exported: %s", error)
+            continue
+        if made is not None:
+            report = _report(made)
+            print(f"made {report['bundle']}: {report['rows']} rows", flush=True)
+    return 0
 
 
 def _options(arguments: argparse.Namespace) -> ExportOptions:

@@ -31,6 +31,7 @@ COMMANDS = {
     "coordinator": "run the coordinator of a cluster",
     "ps": "run a server of a cluster",
     "worker": "run a training script as one of the workers of a cluster",
+    "serve": "answer requests for scores with an exported model, over HTTP and gRPC",
     "inspect": "show a row, or a table's statistics, of a checkpoint or a cluster",
     "export": "make a bundle, which can be served, or Parquet files from a checkpoint",
     "eval": "measure AUC, logloss and calibration of a bundle on data",

@@ -63,7 +63,7 @@ class RpcServer:
             if credentials.tls_cert is None:
                 self.port = self.grpc.add_insecure_port(address)
             else:
-                self.port = self.grpc.add_secure_port(address, _server_credentials(credentials))
+                self.port = self.grpc.add_secure_port(address, server_credentials(credentials))
         except RuntimeError as error:
             raise Unavailable(
                 f"cannot listen at {address}: the port is in use, or the host is not of this "
@@ -80,7 +80,8 @@ class RpcServer:
         self.grpc.stop(STOP_GRACE_S).wait(2 * STOP_GRACE_S)
 
 
-def _server_credentials(credentials: Credentials) -> grpc.ServerCredentials:
+def server_credentials(credentials: Credentials) -> grpc.ServerCredentials:
+    """Return what a server with a certificate shows, and asks of its callers if it has `tls_ca`."""
     key, certificate = credentials.read("tls_key"), credentials.read("tls_cert")
     authority = credentials.read("tls_ca")
     assert key is not None

@@ -31,7 +31,7 @@ def test_help_names_every_command(capsys: Any) -> None:
 
 
 # Commands that run until they are told to end, and have nothing to report.
-ROLES = {"run", "coordinator", "ps", "worker"}
+ROLES = {"run", "coordinator", "ps", "serve", "worker"}
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
