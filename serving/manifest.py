@@ -122,6 +122,8 @@ class Manifest:
 def encode(manifest: Manifest) -> bytes:
     """Return the bytes of `manifest.json`."""
     members = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
+    if manifest.base is None:
+        del members["base"]
     members["schema"] = _schema_members(manifest.schema)
     return seal(json.dumps(members, indent=1, allow_nan=False))
 
@@ -140,7 +142,7 @@ def decode(data: bytes, where: str) -> Manifest:
         manifest = Manifest(
             model_version=take_count(members, "model_version"),
             checkpoint_number=take_count(members, "checkpoint_number"),
-            base=_base(take(members, "base", dict, None)),
+            base=_base(take(members, "base", dict) if "base" in members else None),
             created_at_s=take_count(members, "created_at_s"),
             writer=take(members, "writer", str),
             schema=_schema(take(members, "schema", dict)),
