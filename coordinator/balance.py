@@ -82,13 +82,28 @@ def _plan_balance(
     return Move(begin, end, source, target, state.routing.version), why
 
 
+def staying(state: ClusterState) -> list[Server]:
+    """Return the servers that are there and are not drained."""
+    return [s for s in state.servers.values() if s.state == "live" and not s.draining]
+
+
+def has_drained(state: ClusterState, server: Server) -> bool:
+    """Decide whether a server that is drained has nothing left that is to go to others."""
+    move, routing = state.move, state.routing
+    if move is not None and server.number in (move.source, move.target):
+        return False
+    # Copies stay where there is nobody else to have them.
+    has_copies = len(staying(state)) > 1 and server.number in routing.backups
+    return not has_copies and server.number not in routing.owners
+
+
 def drains_wanted(state: ClusterState) -> tuple[list[Server], str]:
     """Decide which servers to drain so that no more are left than were asked for."""
-    staying = [s for s in state.servers.values() if s.state == "live" and not s.draining]
-    excess = len(staying) - state.wanted_servers if state.wanted_servers else 0
+    present = staying(state)
+    excess = len(present) - state.wanted_servers if state.wanted_servers else 0
     if excess <= 0:
         return [], "no more servers than were asked for"
-    youngest = sorted(staying, key=lambda server: server.number)[-excess:]
+    youngest = sorted(present, key=lambda server: server.number)[-excess:]
     names = ", ".join(str(server.number) for server in youngest)
     return youngest, f"{state.wanted_servers} servers were asked for: {names} are drained"
 

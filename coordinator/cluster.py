@@ -13,16 +13,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
-from embery.coordinator.balance import drains_wanted, plan_move
+from embery.coordinator.balance import drains_wanted, has_drained, plan_move, staying
+from embery.coordinator.clocks import Clocks
 from embery.coordinator.database import Database
 from embery.coordinator.decisions import (
     advance,
     expire,
     overdue,
     place,
-    slowest,
     with_holders,
 )
 from embery.coordinator.groups import Groups
@@ -74,6 +72,9 @@ class Cluster:
         self.groups = Groups(
             database, self._changed, self._worker_of, lambda: self._state.workers, options
         )
+        self.clocks = Clocks(
+            self._changed, self._worker_of, lambda: self._state, self.heartbeat, options
+        )
         self.pauses = Pauses(self._changed, lambda: self._state.workers, options)
         self._reason = place(time.monotonic(), self._state, options)[1]
         # Decided and recorded, but not all servers know it yet, so workers may not.
@@ -113,6 +114,7 @@ class Cluster:
     def close(self) -> None:
         """Stop watching and close the database and all clients."""
         self._stopping.set()
+        self.clocks.close()
         if self._thread.is_alive():
             self._thread.join(STOP_TIMEOUT_S)
         with self._changed:
@@ -166,38 +168,10 @@ class Cluster:
                 self._changed.notify_all()
         return True
 
-    def slowest(self, incarnation: str) -> int | None:
-        """Return the clock of the slowest worker of a worker's group, if it is known."""
-        with self._changed:
-            worker = self._worker_of(incarnation)
-            if worker is None or worker.progress.clock is None:
-                return None
-            group = worker.progress.group
-            return slowest(time.monotonic(), self._state, group, self.options)[0]
-
     def leases_from(self) -> int:
         """Return the number below which all leases are over."""
         with self._changed:
             return self.groups.leases_from(self.readings.leases_from())
-
-    def wait_clock(
-        self, incarnation: str, progress: Progress, at_least: int, wait_s: float
-    ) -> int | None:
-        """Wait until the slowest of a worker's group has come so far; return how far it is.
-
-        Raises:
-            Unavailable: the worker is not known; it registers again with its next heartbeat.
-        """
-        if not self.heartbeat(incarnation, progress):
-            raise Unavailable("clock: this worker is not a member now; its heartbeat says so first")
-        deadline = time.monotonic() + wait_s
-        with self._changed:
-            while True:
-                found, _ = slowest(time.monotonic(), self._state, progress.group, self.options)
-                left_s = deadline - time.monotonic()
-                if left_s <= 0 or self._stopping.is_set() or _reached(found, at_least):
-                    return found
-                self._changed.wait(left_s)
 
     def leave(self, incarnation: str) -> None:
         """Note that a member ends cleanly."""
@@ -291,11 +265,7 @@ class Cluster:
                 raise InvalidArgument(
                     f"drain: there is no server {incarnation or number}; it is one of {known}"
                 )
-            takers = [
-                s for s in servers.values()
-                if s.state == "live" and not s.draining and s.number != server.number
-            ]  # fmt: skip
-            if not takers:
+            if not [s for s in staying(self._state) if s.number != server.number]:
                 raise InvalidArgument(
                     f"drain: server {server.number} is the last one, nobody can take its slots; "
                     "start another with `embery ps` first"
@@ -323,12 +293,7 @@ class Cluster:
             server = self._server_of(incarnation)
             if server is None or not server.draining or self._pending is not None:
                 return False
-            move, routing = self._state.move, self._state.routing
-            is_under_way = move is not None and server.number in (move.source, move.target)
-            staying = [s for s in self._state.servers.values() if s.state == "live" and not s.draining]
-            # Copies stay where there is nobody else to have them.
-            has_copies = len(staying) > 1 and server.number in routing.backups
-            return not (is_under_way or has_copies or server.number in routing.owners)
+            return has_drained(self._state, server)
 
     def next_move(self) -> Move | None:
         """Decide on the next move and record it; None if slots lie well, or are on their way."""
@@ -525,10 +490,6 @@ class Cluster:
 def _clock(member: Server | Worker) -> object:
     """Return what the bound of staleness depends on."""
     return (member.state, member.progress.clock) if isinstance(member, Worker) else None
-
-
-def _reached(clock: int | None, at_least: int) -> bool:
-    return clock is not None and clock >= at_least
 
 
 def _name(member: Server | Worker) -> str:

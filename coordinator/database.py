@@ -166,7 +166,9 @@ class Database:
             routing = Routing(latest[0], owners, backups, changed_at)
             holders = {n: servers[n].info() for n in sorted(routing.holders())}
             routing = replace(routing, servers=holders)
-        move = rows("SELECT slot_begin, slot_end, source, target, version, hand_over FROM moves").fetchone()
+        move = rows(
+            "SELECT slot_begin, slot_end, source, target, version, hand_over FROM moves"
+        ).fetchone()
         wanted = rows("SELECT servers FROM wanted").fetchone()
         return ClusterState(
             cluster_id,
@@ -175,7 +177,7 @@ class Database:
             servers,
             workers,
             tables,
-            None if move is None else Move(*move[:5], hand_over=bool(move[5])),
+            None if move is None else Move(*move),
             0 if wanted is None else wanted[0],
         )
 

@@ -61,7 +61,9 @@ def place(now_s: float, state: ClusterState, options: ClusterOptions) -> tuple[R
 def _replace_lost(live: list[int], state: ClusterState) -> tuple[Routing | None, str]:
     """Decide what becomes of slots and copies of servers that are lost."""
     routing = state.routing
-    gone = sorted(n for n in routing.holders().difference(live) if state.servers[n].state != "joining")
+    gone = sorted(
+        n for n in routing.holders().difference(live) if state.servers[n].state != "joining"
+    )
     names = ", ".join(f"{n} ({state.servers[n].state})" for n in gone)
     orphaned = np.isin(routing.owners, gone)
     saved = orphaned & np.isin(routing.backups, live)
@@ -109,9 +111,7 @@ def expire(
 def overdue(now_s: float, state: ClusterState, options: ClusterOptions) -> list[Server]:
     """Return servers that should have been heard of, and may have ended."""
     silent_s = OVERDUE_HEARTBEATS * options.heartbeat_s
-    return [
-        s for s in state.servers.values() if s.state == "live" and now_s - s.heard_s > silent_s
-    ]
+    return [s for s in state.servers.values() if s.state == "live" and now_s - s.heard_s > silent_s]
 
 
 def advance(now_s: float, worker: Worker, progress: Progress) -> Worker:

@@ -85,7 +85,7 @@ class CoordinatorService(CoordinatorServicer):
         known = self._cluster.heartbeat(request.incarnation, Progress.of(request.progress))
         return c.HeartbeatReply(
             known=known,
-            slowest=self._cluster.slowest(request.incarnation),
+            slowest=self._cluster.clocks.slowest(request.incarnation),
             leases_from=LEASES + self._cluster.leases_from(),
             routing_version=self._cluster.state.routing.version,
             table_count=len(self._cluster.state.tables),
@@ -97,7 +97,7 @@ class CoordinatorService(CoordinatorServicer):
     def WaitClock(self, request: c.WaitClockRequest, context: Any) -> c.WaitClockReply:
         """Return how far the slowest worker is, once it has come so far."""
         return c.WaitClockReply(
-            slowest=self._cluster.wait_clock(
+            slowest=self._cluster.clocks.wait(
                 request.incarnation,
                 Progress.of(request.progress),
                 request.at_least,

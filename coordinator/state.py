@@ -228,7 +228,7 @@ class Move:
 class ClusterState:
     """All of it. Never changed, only replaced, so that a reader needs no lock.
 
-    `routing.servers` are those that own slots or have copies. `tables` are definitions as JSON by name.
+    `routing.servers` are those that own slots or have copies. `tables` are definitions as JSON.
     `wanted_servers` is how many shall be there; 0 where nobody has said so.
     """
 

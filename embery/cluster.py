@@ -9,10 +9,10 @@ import operator
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from embery.rpc.membership import Membership
 from embery.rpc.records import NO_SERVER, Routing, table_from_json
 from embery.rpc.server_client import ServerClient
 from embery.rpc.transports import TRANSPORT_VARIABLE, TRANSPORTS, connect
-from embery.saving import Cut
+from embery.saving import Cut, Held
 from embery.store import F32, U64, BatchIdentity
 from embery.table import Table, require_same
 from embery.validation import require_int
@@ -49,15 +49,6 @@ ATTEMPT_S = 5.0
 TAKEOVER_WAIT_S = 0.5
 # So often a slot may move while a row of it is asked for.
 MOVES_MAX = 8
-
-
-class _Holding(Protocol):
-    """What a server says that keeps slots where they are."""
-
-    routing_version: int
-
-
-Held = TypeVar("Held", bound=_Holding)
 
 
 class ClusterStore(RowStore):

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from embery import checkpoint
 from embery.checkpoint import TableSource, WriteOptions
@@ -21,6 +21,15 @@ Progress = Callable[[int], None]
 # more: whoever saves a large table needs longer, and meets more rows that change meanwhile.
 CUT_BYTES_MIN = 256 << 20
 CUT_BYTES_SHARE = 4
+
+
+class Holding(Protocol):
+    """What a server says that keeps slots where they are."""
+
+    routing_version: int
+
+
+Held = TypeVar("Held", bound=Holding)
 
 
 def cut_bytes_max(rows_bytes: int) -> int:

@@ -30,9 +30,13 @@ class CopyOutcome:
 
 
 def copy_slots(
-    tables: ServedTables, links: Links, slots: SlotRange, version: int, number: int, address: str
+    tables: ServedTables, links: Links, slots: SlotRange, version: int, target: tuple[int, str]
 ) -> CopyOutcome:
-    """Let server `number` at `address` follow slots; from when this returns it is their backup.
+    """Let another server follow slots; from when this returns it is their backup.
+
+    Args:
+        version: of the routing in force.
+        target: number and address of the other server.
 
     Raises:
         InvalidArgument: this server does not own them, or by another routing than `version`.
@@ -40,7 +44,8 @@ def copy_slots(
         DeadlineExceeded: the other server is too slow.
     """
     tables.require_owned(slots, version)
-    links.open(number, address)
+    number, _ = target
+    links.open(*target)
     rows, size = tables.native.copy_slots(number, *slots, COPY_TIMEOUT_S)
     return CopyOutcome(rows, size)
 

@@ -32,7 +32,7 @@ class Links:
 
     def __init__(self, tables: ServedTables, credentials: Credentials) -> None:
         self._tables = tables
-        self._credentials = credentials
+        self.credentials = credentials
         self._lock = threading.Lock()
         self._links: dict[int, threading.Thread] = {}
         self._stopping = threading.Event()
@@ -68,7 +68,7 @@ class Links:
         # It has no identity of its own: frames carry that of this server.
         client = _native.Client(0)
         is_connected = is_silent = False
-        with closing(ServerClient(address, self._credentials, FRAME_TIMEOUT_S)) as server:
+        with closing(ServerClient(address, self.credentials, FRAME_TIMEOUT_S)) as server:
             while not self._stopping.is_set():
                 frame = native.next_copy_frame(number, IDLE_S)
                 if frame is None:

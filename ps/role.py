@@ -107,10 +107,7 @@ class ParameterServer:
         self.data = self._listen(options)
         self._learn(grant)
         add_ServerServicer_to_server(  # type: ignore[no-untyped-call]
-            ServerService(
-                grant.number, self._tables, self._links, self.data, grant.secret,
-                options.credentials,
-            ),  # fmt: skip
+            ServerService(grant.number, self._tables, self._links, self.data, grant.secret),
             self._rpc.grpc,
         )
         self._heartbeat = Heartbeat(

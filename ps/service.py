@@ -13,7 +13,6 @@ from embery.ps.copying import copy_slots, hand_over_slots
 from embery.ps.links import Links
 from embery.ps.saving import SavingService
 from embery.ps.tables import ServedTables, SlotRange
-from embery.rpc.credentials import Credentials
 from embery.rpc.records import routing_from
 from embery.rpc.server_client import DATA_VERSIONS, ServerClient, chunks
 from embery.rpc.serving import answering, require_frame_size, streaming
@@ -47,11 +46,9 @@ class ServerService(SavingService):
         links: Links,
         data: DataPlane,
         secret: bytes,
-        credentials: Credentials,
     ) -> None:
         super().__init__(tables)
         self._links = links
-        self._credentials = credentials
         self._number = number
         self._data = data
         self._secret = secret
@@ -117,14 +114,12 @@ class ServerService(SavingService):
     def CopySlots(self, request: s.CopySlotsRequest, context: Any) -> s.CopySlotsReply:
         """Let another server follow slots, and hand them over if that is wanted."""
         slots = SlotRange(request.slot_begin, request.slot_end)
-        to = request.target_number
         version = request.routing_version
-        copied = copy_slots(
-            self._tables, self._links, slots, version, to, request.target
-        )
+        to = (request.target_number, request.target)
+        copied = copy_slots(self._tables, self._links, slots, version, to)
         frozen_s = 0.0
         if request.hand_over:
-            with closing(ServerClient(request.target, self._credentials)) as target:
+            with closing(ServerClient(request.target, self._links.credentials)) as target:
                 frozen_s = hand_over_slots(self._tables, slots, version, target)
         return s.CopySlotsReply(rows=copied.rows, bytes=copied.bytes, frozen_seconds=frozen_s)
 

@@ -25,7 +25,8 @@ from embery.rpc.readings import BegunPiece
 from embery.worker.batches import closing_iterator
 from embery.worker.bounded import BoundedReader, PushQueue
 from embery.worker.clock import BatchClock
-from embery.worker.fitting import FitOptions, FitRun, GroupChanged
+from embery.worker.fit_options import FitOptions
+from embery.worker.fitting import FitRun, GroupChanged
 from embery.worker.gradients import Push
 from embery.worker.leasing import LeasedBatches, patiently, require_pieces
 from embery.worker.lookahead import read_ahead

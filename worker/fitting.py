@@ -19,15 +19,14 @@ from embery.checkpoint.retention import retire
 from embery.errors import CheckpointCorrupt, DeadlineExceeded, InvalidArgument, Unavailable
 from embery.rpc.client import GroupGrant
 from embery.rpc.trees import pack, unpack
-from embery.validation import require_int
 from embery.worker.batches import batches_of, closing_iterator
 from embery.worker.bounded import BoundedReader, PushQueue
 from embery.worker.elastic import ElasticGroup
+from embery.worker.fit_options import MONITORS, FitOptions, FitResult
 from embery.worker.group import PeerLost, Share
 from embery.worker.handover import DataPlace, Handover
 from embery.worker.interrupt import Interrupts
-from embery.worker.lookahead import DEPTH_MAX, prefetch, read_ahead
-from embery.worker.modes import Mode
+from embery.worker.lookahead import prefetch, read_ahead
 from embery.worker.reporting import Reporter, ReportOptions
 
 log = logging.getLogger("embery.fit")
@@ -35,75 +34,9 @@ log = logging.getLogger("embery.fit")
 if TYPE_CHECKING:
     from embery.worker.trainer import Labelled, Trainer
 
-_COUNT_MAX = 2**62
 # So often in a row the same workers try the same step again.
 FAILURES_MAX = 3
 T = TypeVar("T")
-# Whether more of the metric is better.
-_MONITORS = {"auc": True, "logloss": False}
-
-
-@dataclass(frozen=True, slots=True)
-class FitOptions:
-    """The options of `Trainer.fit`, which documents them."""
-
-    epochs: int
-    checkpoint: str | os.PathLike[str] | None
-    checkpoint_every: int | None
-    keep: int | None
-    resume: bool
-    look_ahead: bool
-    depth: int
-    max_steps: int | None
-    monitor: str
-    patience: int | None
-    restore_best: bool
-    report: ReportOptions
-
-    def validate(self, mode: Mode, *, has_valid: bool) -> None:
-        """Raise `InvalidArgument` naming the option that is wrong."""
-        require_int("fit: epochs", self.epochs, low=1, high=_COUNT_MAX)
-        require_int("fit: depth", self.depth, low=1, high=DEPTH_MAX)
-        for name in ("checkpoint_every", "keep", "max_steps", "patience"):
-            if getattr(self, name) is not None:
-                require_int(f"fit: {name}", getattr(self, name), low=1, high=_COUNT_MAX)
-        if self.monitor not in _MONITORS:
-            raise InvalidArgument(
-                f"fit: monitor must be one of {list(_MONITORS)}, got {self.monitor!r}"
-            )
-        if self.checkpoint is None:
-            for name in ("checkpoint_every", "keep", "resume"):
-                if getattr(self, name):
-                    raise InvalidArgument(f"fit: {name} needs checkpoint, the folder to use")
-        if not has_valid and (self.patience is not None or self.restore_best):
-            raise InvalidArgument("fit: patience and restore_best need valid, to compare epochs")
-        if mode.staleness_max and not self.look_ahead:
-            raise InvalidArgument(
-                f"fit: {mode} reads ahead by its nature; look_ahead=False goes with em.Sync()"
-            )
-        self.report.validate()
-
-
-@dataclass(frozen=True, slots=True)
-class FitResult:
-    """What `Trainer.fit` returns.
-
-    Attributes:
-        history: one dict an epoch: "epoch", "step", "train/loss", "train/auc", "train/logloss",
-            "train/calibration", and the same under "valid/" where there is `valid`.
-        steps: steps taken in all, those before a resume included.
-        samples: samples seen in all.
-        stopped: "epochs", "max_steps" or "patience".
-        best_epoch: the epoch with the best monitored metric, or None without `valid`.
-        staleness_seen: the largest staleness of a batch; 0 in Sync mode.
-    """
-
-    history: list[dict[str, float]]
-    steps: int
-    samples: int
-    stopped: str
-    best_epoch: int | None
-    staleness_seen: int
 
 
 @dataclass(slots=True)
@@ -324,7 +257,7 @@ class FitRun:
         record = self._measure()
         position.history.append(record)
         if self._valid is not None:
-            more_is_better = _MONITORS[self._options.monitor]
+            more_is_better = MONITORS[self._options.monitor]
             value = record[f"valid/{self._options.monitor}"]
             self._compare(value if more_is_better else -value)
         position.epoch, position.batch, position.loss_sum = position.epoch + 1, 0, 0.0

@@ -26,7 +26,8 @@ from embery.worker.batches import batches_of, closing_iterator
 from embery.worker.dense import DenseRows
 from embery.worker.elastic import ElasticGroup
 from embery.worker.embedding import EmbeddingModule
-from embery.worker.fitting import FitOptions, FitResult, FitRun
+from embery.worker.fit_options import FitOptions, FitResult
+from embery.worker.fitting import FitRun
 from embery.worker.gradients import Push, take_pushes
 from embery.worker.group import DENSE_WIRES, DenseWire, Share, WorkerGroup
 from embery.worker.leasing import require_pieces

@@ -15,6 +15,7 @@
 #include "bind/bind.h"
 #include "bind/call_connection.h"
 #include "bind/callable.h"
+#include "bind/deadline.h"
 #include "bind/table_spec.h"
 #include "transport/connectors.h"
 #include "transport/rdma_connection.h"
@@ -26,19 +27,8 @@ namespace {
 
 using Arrays = std::vector<py::array>;
 
-constexpr double kTimeoutMax_s = 86400;
 constexpr int kThreadsMax = 1024;
 constexpr uint64_t kResidualRowsMax = uint64_t{1} << 31;
-
-Deadline DeadlineAfter(double timeout_s) {
-  if (!(timeout_s > 0) || timeout_s > kTimeoutMax_s) {  // NaN too.
-    ThrowIfError(Status::InvalidArgument("timeout_s must be above 0 and at most a day, got " +
-                                         std::to_string(timeout_s)));
-  }
-  return std::chrono::steady_clock::now() +
-         std::chrono::duration_cast<std::chrono::steady_clock::duration>(
-             std::chrono::duration<double>(timeout_s));
-}
 
 std::unique_ptr<Client> MakeClient(uint64_t number, int threads) {
   const Result<const Kernels*> kernels = FindKernels("auto");

@@ -16,6 +16,7 @@
 
 #include "bind/arrays.h"
 #include "bind/bind.h"
+#include "bind/deadline.h"
 #include "wire/messages.h"
 
 namespace py = pybind11;
@@ -117,18 +118,13 @@ void RequireSlots(uint32_t begin, uint32_t end) {
 
 // ---- copies on other servers --------------------------------------------------------------------
 
-Deadline DeadlineAfter(double timeout_s) {
-  return std::chrono::steady_clock::now() +
-         std::chrono::duration_cast<std::chrono::steady_clock::duration>(
-             std::chrono::duration<double>(timeout_s));
-}
-
 py::tuple CopySlots(Server& server, ServerNumber target, uint32_t slot_begin, uint32_t slot_end,
                     double timeout_s) {
   RequireSlots(slot_begin, slot_end);
   const Result<Followers::Copied> copied = [&] {
     const py::gil_scoped_release release;
-    return server.service().followers().Copy(target, slot_begin, slot_end, DeadlineAfter(timeout_s));
+    return server.service().followers().Copy(target, slot_begin, slot_end,
+                                             DeadlineAfter(timeout_s));
   }();
   ThrowIfError(copied.status());
   return py::make_tuple(copied.value().rows, copied.value().bytes);
@@ -150,9 +146,8 @@ py::object NextCopyFrame(Server& server, ServerNumber target, double timeout_s) 
     return server.service().followers().Next(target, DeadlineAfter(timeout_s));
   }();
   if (!frame.has_value()) return py::none();
-  return py::make_tuple(frame->number,
-                        py::bytes(reinterpret_cast<const char*>(frame->body.data()),
-                                  frame->body.size()));
+  return py::make_tuple(frame->number, py::bytes(reinterpret_cast<const char*>(frame->body.data()),
+                                                 frame->body.size()));
 }
 
 py::dict CopyLag(Server& server) {
@@ -178,8 +173,8 @@ py::array CopiedSlots(Server& server) {
 
 void BindCopies(py::class_<Server>& bound) {
   bound
-      .def("copy_slots", &CopySlots, py::arg("target"), py::arg("slot_begin"),
-           py::arg("slot_end"), py::arg("timeout_s"))
+      .def("copy_slots", &CopySlots, py::arg("target"), py::arg("slot_begin"), py::arg("slot_end"),
+           py::arg("timeout_s"))
       .def("flush_copies", &FlushCopies, py::arg("timeout_s"))
       .def("next_copy_frame", &NextCopyFrame, py::arg("target"), py::arg("timeout_s"))
       .def(

@@ -230,7 +230,6 @@ void BindRows(py::class_<Store>& bound) {
           py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"), py::arg("copies"));
 }
 
-
 }  // namespace
 
 void BindStore(py::module_& module) {

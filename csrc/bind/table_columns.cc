@@ -334,13 +334,12 @@ void ImportState(Table& table, const py::dict& state) {
   for (uint32_t i = 0; i < kGroupCount; ++i) table.group(i).ImportState(groups[i]);
 }
 
-std::pair<uint64_t, uint64_t> CheckSlots(Table& table, const SlotRange& slots,
-                                         WhichRows which) {
+std::pair<uint64_t, uint64_t> CheckSlots(Table& table, const SlotRange& slots, WhichRows which) {
   const py::gil_scoped_release release;
   uint64_t rows = 0;
   uint64_t sum = 0;
-  SlotGroup& group = which == WhichRows::kOwn ? table.group(slots.group())
-                                              : table.copies(slots.group());
+  SlotGroup& group =
+      which == WhichRows::kOwn ? table.group(slots.group()) : table.copies(slots.group());
   group.VisitSlots(slots.begin, slots.end, [&](const RowView& row) {
     ++rows;
     sum += Fmix64(row.key ^ Fmix64(row.lsn));

@@ -103,9 +103,9 @@ Status Copies::RepeatItem(const CopyItem& item, const CopyFrame& frame, const Sl
       const Result<CopyRange> range = RangeOf(item);
       if (!range.ok()) return range.status();
       // A copy that began by an older routing was ended by the next.
-      const bool is_present = frame.head.routing_version == routing.version &&
-                              Owns(static_cast<ServerNumber>(frame.head.server),
-                                   SlotsIn(range.value()), routing);
+      const bool is_present =
+          frame.head.routing_version == routing.version &&
+          Owns(static_cast<ServerNumber>(frame.head.server), SlotsIn(range.value()), routing);
       return is_present ? Begin(item, source) : Status::Ok();
     }
     case CopyKind::kPushes:
@@ -167,8 +167,7 @@ Status Copies::TakeOver(ServerNumber number, const SlotSet& slots, const SlotRou
   slots.ForEachRun([&](uint32_t begin, uint32_t end) REQUIRES(mutex_) {
     const uint32_t group = begin / kSlotsPerGroup;
     const uint32_t lowest = before.LowestOf(number, group);
-    const bool takes_totals =
-        !after.OwnsAnyOf(number, group) && lowest >= begin && lowest < end;
+    const bool takes_totals = !after.OwnsAnyOf(number, group) && lowest >= begin && lowest < end;
     for (const auto& [salt, id] : tables_) {
       Table* table = store_.FindTable(id);
       if (!status.ok()) return;

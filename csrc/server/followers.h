@@ -8,9 +8,9 @@
 //
 // The frames are carried by whoever calls Next and Acknowledge.
 //
-// Thread-safety: all methods may be called from any thread. Ownership: borrows the store. Locks: the
-// caller's gate, then changing(), then the mutex within, then a group's. Invariants: frames of one
-// follower are numbered in the order of what they tell of; a backup ceases to be one by a newer
+// Thread-safety: all methods may be called from any thread. Ownership: borrows the store. Locks:
+// the caller's gate, then changing(), then the mutex within, then a group's. Invariants: frames of
+// one follower are numbered in the order of what they tell of; a backup ceases to be one by a newer
 // routing only.
 #pragma once
 

@@ -181,7 +181,11 @@ std::vector<SavedRow> RowsOf(Table& table, SlotGroup& group) {
   std::vector<SavedRow> rows;
   const RecordLayout& layout = table.layout();
   group.VisitSlots(0, kSlotCount, [&](const RowView& row) {
-    rows.push_back({row.key, row.lsn, row.updates, row.step, row.time_s,
+    rows.push_back({row.key,
+                    row.lsn,
+                    row.updates,
+                    row.step,
+                    row.time_s,
                     {row.values, row.values + layout.value_bytes},
                     {row.state, row.state + layout.state_floats}});
   });
@@ -213,8 +217,9 @@ std::vector<uint64_t> SomeKeys(std::mt19937_64& random, size_t count) {
 float ValueOf(Node& node, uint64_t key) {
   float value = 0;
   const MixedKey mixed = MixKey(5, key);
-  node.table(0).group(GroupOf(mixed)).VisitRow(
-      mixed, [&](const RowView& row) { std::memcpy(&value, row.values, sizeof(value)); });
+  node.table(0).group(GroupOf(mixed)).VisitRow(mixed, [&](const RowView& row) {
+    std::memcpy(&value, row.values, sizeof(value));
+  });
   return value;
 }
 

@@ -257,8 +257,7 @@ Status SlotGroup::FindOrAdmit(MixedKey mixed, Sighting sighting, Tick tick, floa
     ++counters_.evicted;
     handle = kNoHandle;
   }
-  const bool is_admitted =
-      admission_.Admit(mixed, KeyOf(mixed), sighting, operation_, tick.step);
+  const bool is_admitted = admission_.Admit(mixed, KeyOf(mixed), sighting, operation_, tick.step);
   LogCandidate(mixed);
   if (!is_admitted) return Status::Ok();
   return Insert(mixed, tick, values, handle);

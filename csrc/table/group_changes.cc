@@ -143,8 +143,8 @@ Status SlotGroup::RepeatOther(ChangeKind kind, ChangeReader& reader, const SlotS
       return Status::Ok();
     }
     case ChangeKind::kCandidate:
-      EMBERY_RETURN_IF_ERROR(reader.Read(candidate.mixed, candidate.last_operation,
-                                         candidate.pulls, candidate.pushes));
+      EMBERY_RETURN_IF_ERROR(reader.Read(candidate.mixed, candidate.last_operation, candidate.pulls,
+                                         candidate.pushes));
       if (is_mine(candidate.mixed)) admission_.Import(candidate);
       return Status::Ok();
     case ChangeKind::kAdmitted:
@@ -167,8 +167,8 @@ Status SlotGroup::RepeatOther(ChangeKind kind, ChangeReader& reader, const SlotS
   return Status::Ok();
 }
 
-Status SlotGroup::GiveSlots(uint32_t slot_begin, uint32_t slot_end, SlotGroup& to)
-    NO_THREAD_SAFETY_ANALYSIS {
+Status SlotGroup::GiveSlots(uint32_t slot_begin, uint32_t slot_end,
+                            SlotGroup& to) NO_THREAD_SAFETY_ANALYSIS {
   const PairLock lock(mutex_, to.mutex_);
   const auto is_in = [&](uint32_t slot) { return slot >= slot_begin && slot < slot_end; };
   const std::vector<Entry> entries = EntriesIn(slot_begin, slot_end);
@@ -194,8 +194,7 @@ Status SlotGroup::GiveSlots(uint32_t slot_begin, uint32_t slot_end, SlotGroup& t
   }
   std::erase_if(tombstones_, [&](const Tombstone& t) { return is_in(SlotOf({t.mixed})); });
   for (uint32_t slot = slot_begin; slot < slot_end; ++slot) {
-    to.slot_lsns_[slot % kSlotsPerGroup] =
-        std::exchange(slot_lsns_[slot % kSlotsPerGroup], Lsn{0});
+    to.slot_lsns_[slot % kSlotsPerGroup] = std::exchange(slot_lsns_[slot % kSlotsPerGroup], Lsn{0});
   }
   return Status::Ok();
 }

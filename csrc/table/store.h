@@ -63,7 +63,8 @@ class Store {
   // Blocks until done; returns for how many keys of a training pull there was no row: it inserted
   // some, or noted that they were seen. On failure nothing was changed, unless memory ran out: then
   // what was inserted stays, with its first values.
-  Result<size_t> Pull(std::span<const PullRequest> requests, PullMode mode, uint32_t now_s) EXCLUDES(gate_);
+  Result<size_t> Pull(std::span<const PullRequest> requests, PullMode mode, uint32_t now_s)
+      EXCLUDES(gate_);
 
   // Blocks until applied. On an invalid argument nothing was changed; if memory ran out some keys
   // were updated. A table is named once at the most.

@@ -131,7 +131,8 @@ TEST(AnUnknownTableIsAnErrorBeforeAnythingChanges) {
   const PullRequest pulls[] = {{fixture.id(), &key, 1, RowsOut(&value), nullptr},
                                {fixture.id() + 1, &key, 1, RowsOut(&value), nullptr}};
   const PushRequest pushes[] = {{fixture.id(), &key, 1, &value}, {99, &key, 1, &value}};
-  CHECK_TRUE(fixture.store().Pull(pulls, PullMode::kTrain, 1).status().code() == StatusCode::kTableNotFound);
+  CHECK_TRUE(fixture.store().Pull(pulls, PullMode::kTrain, 1).status().code() ==
+             StatusCode::kTableNotFound);
   CHECK_TRUE(fixture.store().Push(pushes, 1).code() == StatusCode::kTableNotFound);
   CHECK_EQ(fixture.stats().rows, uint64_t{0});
   CHECK_EQ(value, 7.0f);

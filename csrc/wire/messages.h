@@ -58,6 +58,12 @@ struct SectionView : Section {
   const std::byte* grads = nullptr;  // Null in a Pull.
 };
 
+inline uint64_t TotalKeys(std::span<const SectionView> sections) {
+  uint64_t total = 0;
+  for (const SectionView& section : sections) total += section.count;
+  return total;
+}
+
 struct PullHead {
   uint64_t routing_version;
   uint32_t now_s;

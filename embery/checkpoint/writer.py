@@ -31,10 +31,10 @@ from embery.checkpoint.columns import RowLayout
 from embery.checkpoint.delta import DeltaBase
 from embery.checkpoint.format import Tree
 from embery.checkpoint.location import storage_of
-from embery.checkpoint.sealed import seal_of
 from embery.checkpoint.manifest import FileEntry, GroupEntry, Manifest, TableEntry
 from embery.checkpoint.reader import CheckedFiles, Checkpoint
 from embery.checkpoint.retention import retire
+from embery.checkpoint.sealed import seal_of
 from embery.checkpoint.storage import PendingCheckpoint, Sink
 from embery.checkpoint.tables import Lsns, TableSource
 from embery.errors import InvalidArgument, ResourceExhausted, Unavailable

@@ -1,4 +1,4 @@
-"""Servers that are killed under pushes: what was acknowledged is there, once, and training goes on."""
+"""Servers that are killed under pushes: what was acknowledged is there, once."""
 
 from __future__ import annotations
 
