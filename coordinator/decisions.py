@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from embery.coordinator.state import ClusterOptions, ClusterState, Server, Worker
 from embery.routing import SLOT_COUNT
-from embery.rpc.records import NO_SERVER, Progress, Routing
+from embery.rpc.records import NO_SERVER, Progress, Routing, no_backups
 
 # What a worker did so long ago counts a third in its samples a second.
 RATE_SECONDS = 2.0
@@ -44,7 +44,7 @@ def place(now_s: float, state: ClusterState, options: ClusterOptions) -> tuple[R
         return None, f"waiting for {len(live)} of {options.expect_servers} servers"
     chosen = sorted(live)[: options.expect_servers]
     owners = contiguous_owners(chosen)
-    backups = np.full(SLOT_COUNT, NO_SERVER, np.uint16)
+    backups = no_backups()
     if options.replicas > 1 and len(chosen) > 1:
         following = np.array(chosen[1:] + chosen[:1], np.uint16)
         backups = following[np.searchsorted(chosen, owners)]

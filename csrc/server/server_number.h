@@ -1,4 +1,6 @@
 // The number of a server in the routing.
+//
+// Thread-safety: values.
 #pragma once
 
 #include <cstdint>

@@ -173,8 +173,7 @@ TEST(ACutSurvivesThatSlotsAreDroppedAndTablesCleared) {
     if (clears) {
       fixture.table().Clear();
     } else {
-      fixture.table().group(5).DropSlots(5 * kSlotsPerGroup, 6 * kSlotsPerGroup,
-                                         SlotGroup::GroupCounters::kMove);
+      fixture.table().group(5).DropSlots(5 * kSlotsPerGroup, 6 * kSlotsPerGroup);
     }
     CHECK_TRUE(CutRows(fixture, 0, kSlotCount) == rows);
     CHECK_TRUE(Plain(CutStates(fixture)) == state);

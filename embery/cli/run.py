@@ -71,21 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with another engine: serve other machines without credentials",
     )
-    plain_objects = KubernetesOptions(image="")
-    objects = parser.add_argument_group("--engine kubernetes")
-    objects.add_argument("--image", default="", help="has embery and the training script")
-    objects.add_argument(
-        "--name", default=plain_objects.name, help="of the run (default: %(default)s)"
-    )
-    objects.add_argument("--namespace", default="", help="(default: that of kubectl)")
-    objects.add_argument(
-        "--secret",
-        default=plain_objects.secret,
-        help='Secret whose key "token" all roles must know (default: %(default)s)',
-    )
-    objects.add_argument(
-        "--output", metavar="FILE", help="write there (default: to standard output)"
-    )
+    _add_kubernetes_arguments(parser)
     parser.add_argument(
         "--elastic",
         action="store_true",
@@ -95,6 +81,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("script", metavar="train.py", help="the training script")
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="arguments of the script"
+    )
+
+
+def _add_kubernetes_arguments(parser: argparse.ArgumentParser) -> None:
+    plain = KubernetesOptions(image="")
+    objects = parser.add_argument_group("--engine kubernetes")
+    objects.add_argument("--image", default="", help="has embery and the training script")
+    objects.add_argument("--name", default=plain.name, help="of the run (default: %(default)s)")
+    objects.add_argument("--namespace", default="", help="(default: that of kubectl)")
+    objects.add_argument(
+        "--secret",
+        default=plain.secret,
+        help='Secret whose key "token" all roles must know (default: %(default)s)',
+    )
+    objects.add_argument(
+        "--output", metavar="FILE", help="write there (default: to standard output)"
     )
 
 

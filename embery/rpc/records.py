@@ -142,6 +142,11 @@ class Routing:
         )
 
 
+def no_backups() -> NDArray[np.uint16]:
+    """Return the `backups` of a routing by which no slot has a copy."""
+    return np.full(SLOT_COUNT, NO_SERVER, np.uint16)
+
+
 def routing_from(message: r.Routing) -> Routing:
     """Return what a message says; raise `Internal` if it is not a whole routing."""
     count = SLOT_COUNT if message.version else 0

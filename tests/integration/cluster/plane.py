@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 import embery as em
 from embery import _native
+from embery.rpc.records import no_backups
 from embery.rpc.transports import rdma_choice
 
 SECRET = b"a secret of enough bytes"
 SLOTS = 4096
+NO_BACKUPS = no_backups()
 NOW_S = 1_700_000_000
 TIMEOUT_S = 30.0
 
@@ -38,7 +40,7 @@ class Plane:
             for table in tables:
                 table_id = store.create_table(table.to_dict())
                 server.add_table(_native.table_salt(table.name), table_id)
-            server.set_routing(1, self.owners, np.ones(SLOTS, np.uint64))
+            server.set_routing(1, self.owners, NO_BACKUPS, np.ones(SLOTS, np.uint64))
             self.stores.append(store)
             self.servers.append(server)
             self.addresses.append(self._listen(server))
@@ -73,7 +75,7 @@ class Plane:
     def move(self, version: int, owners: NDArray[np.uint16]) -> None:
         """Give all servers another routing, of which no client hears."""
         for server in self.servers:
-            server.set_routing(version, owners, np.full(SLOTS, version, np.uint64))
+            server.set_routing(version, owners, NO_BACKUPS, np.full(SLOTS, version, np.uint64))
 
     def connect(self, client: Any, server: int) -> None:
         address = self.addresses[server]

@@ -9,6 +9,7 @@ import pytest
 
 import embery as em
 from embery import _native
+from embery.rpc.records import no_backups
 
 NOW_S = 1_700_000_000
 TABLES = (
@@ -120,7 +121,7 @@ def test_keys_of_a_server_that_lost_a_slot_are_refused_and_nothing_is_done(make_
     changed_at = np.ones(4096, np.uint64)
     changed_at[0] = 2
     for server in plane.servers:
-        server.set_routing(2, owners, changed_at)
+        server.set_routing(2, owners, no_backups(), changed_at)
     keys = np.arange(20_000, dtype=np.uint64)
     slots = _native.slots_of("item", keys)
     assert (slots == 0).any()

@@ -10,9 +10,9 @@ import pytest
 
 from embery.coordinator.balance import drains_wanted, plan_move
 from embery.coordinator.decisions import contiguous_owners
-from embery.coordinator.state import ClusterState, Server
+from embery.coordinator.state import ClusterOptions, ClusterState, Server
 from embery.routing import SLOT_COUNT, SLOTS_PER_GROUP
-from embery.rpc.records import Routing
+from embery.rpc.records import Routing, no_backups
 
 
 def state_of(owning: list[int], servers: dict[int, str]) -> ClusterState:
@@ -25,14 +25,14 @@ def state_of(owning: list[int], servers: dict[int, str]) -> ClusterState:
         )
         for number, state in servers.items()
     }  # fmt: skip
-    routing = Routing(7, contiguous_owners(owning), np.full(SLOT_COUNT, 1, np.uint64))
+    routing = Routing(7, contiguous_owners(owning), no_backups(), np.full(SLOT_COUNT, 1, np.uint64))
     return ClusterState("id", b"secret", routing, members)
 
 
 def played(state: ClusterState) -> tuple[np.ndarray, int]:
     """Carry out moves until there is none; return the owners and how many slots moved."""
     moved = 0
-    while (move := plan_move(state)[0]) is not None:
+    while (move := plan_move(state, ClusterOptions())[0]) is not None:
         owners = state.routing.owners.copy()
         assert (owners[move.begin : move.end] == move.source).all()
         assert move.begin // SLOTS_PER_GROUP == (move.end - 1) // SLOTS_PER_GROUP
@@ -72,7 +72,7 @@ def test_slots_end_up_even_on_servers_that_stay_and_none_moves_twice(
     ],
 )
 def test_nothing_moves_without_all_owners_or_takers(servers: dict[int, str], reason: str) -> None:
-    move, why = plan_move(state_of([0, 1], servers))
+    move, why = plan_move(state_of([0, 1], servers), ClusterOptions())
     assert move is None
     assert re.search(reason, why)
 

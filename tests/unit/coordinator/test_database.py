@@ -12,7 +12,7 @@ import pytest
 from embery.coordinator.database import Database
 from embery.coordinator.state import Piece, Reading
 from embery.errors import InvalidArgument, Unavailable
-from embery.rpc.records import Routing
+from embery.rpc.records import Routing, no_backups
 
 
 def test_everything_recorded_is_found_again(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_everything_recorded_is_found_again(tmp_path: Path) -> None:
     database.add_table("a", "{2}")
     owners = np.zeros(4096, np.uint16)
     for version in (1, 2):
-        routing = Routing(version, owners, np.full(4096, version, np.uint64))
+        routing = Routing(version, owners, no_backups(), np.full(4096, version, np.uint64))
         database.set_routing(routing)
     database.close()
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from embery.coordinator.metrics import reading_samples, state_samples
 from embery.coordinator.state import ClusterState, Move, Piece, Reading, Server, Worker
-from embery.rpc.records import Progress, Routing
+from embery.rpc.records import Progress, Routing, no_backups
 
 SERVERS = {
     0: Server(0, "s0", "127.0.0.1:1", "host", "live", heard_s=9.0),
@@ -29,7 +29,7 @@ def shown(samples: object) -> dict[str, float]:
 
 def test_servers_slots_and_the_move_under_way_are_shown() -> None:
     routing = Routing(
-        5, OWNERS, np.ones(4096, np.uint64), {n: SERVERS[n].info() for n in (0, 1, 7)}
+        5, OWNERS, no_backups(), np.ones(4096, np.uint64), {n: SERVERS[n].info() for n in (0, 1, 7)}
     )
     state = ClusterState("id", b"secret", routing, SERVERS)
     found = shown(state_samples(state, 10.0))

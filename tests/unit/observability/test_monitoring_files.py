@@ -23,7 +23,7 @@ from embery.coordinator.state import ClusterOptions
 from embery.observability.metrics import MetricsEndpoint
 from embery.ps import metrics as server
 from embery.ps.tables import ServedTables
-from embery.rpc.records import Progress, Routing, ServerInfo
+from embery.rpc.records import Progress, Routing, ServerInfo, no_backups
 from embery.rpc.server_client import ServerClient
 from embery.table import Table
 
@@ -52,7 +52,7 @@ def exported() -> dict[str, set[str]]:
     tables = ServedTables(0, b"a secret of enough bytes", 1)
     tables.create(json.dumps(Table("item", dim=4).to_dict()))
     tables.native.listen_tcp("127.0.0.1", 0)
-    routing = Routing(1, np.zeros(4096, np.uint16), np.ones(4096, np.uint64))
+    routing = Routing(1, np.zeros(4096, np.uint16), no_backups(), np.ones(4096, np.uint64))
     tables.follow(routing)
     with closing(Cluster(Database(IN_MEMORY), ClusterOptions(), ServerClient)) as cluster:
         cluster.register_worker("it", 0, 1)

@@ -18,7 +18,7 @@ from embery.rpc.address import (
     split_address,
 )
 from embery.rpc.credentials import Credentials, require_protected
-from embery.rpc.records import Routing, ServerInfo, routing_from
+from embery.rpc.records import Routing, ServerInfo, no_backups, routing_from
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,9 @@ def test_credentials_are_checked_before_they_are_used(tmp_path: Path) -> None:
 
 def test_routing_survives_the_wire() -> None:
     servers = {3: ServerInfo(3, "127.0.0.1:1", "host", "lost")}
-    routing = Routing(9, np.full(4096, 3, np.uint16), np.arange(4096, dtype=np.uint64), servers)
+    routing = Routing(
+        9, np.full(4096, 3, np.uint16), no_backups(), np.arange(4096, dtype=np.uint64), servers
+    )
     found = routing_from(routing.to_message())
     assert (found.version, found.servers) == (9, servers)
     assert (found.owners == routing.owners).all()
@@ -90,7 +92,9 @@ def test_routing_survives_the_wire() -> None:
 
 
 def test_a_routing_that_is_not_whole_is_refused() -> None:
-    message = Routing(1, np.zeros(4096, np.uint16), np.zeros(4096, np.uint64)).to_message()
+    message = Routing(
+        1, np.zeros(4096, np.uint16), no_backups(), np.zeros(4096, np.uint64)
+    ).to_message()
     del message.owners[-1]
     with pytest.raises(Internal, match="4095 owners"):
         routing_from(message)
