@@ -146,7 +146,7 @@ def test_routing_older_than_a_slots_last_change_is_refused(make_plane: Any) -> N
     changed_at = np.ones(4096, np.uint64)
     keys = np.array([1], np.uint64)
     changed_at[_native.slots_of("item", keys)] = 3
-    plane.servers[0].set_routing(3, plane.owners, changed_at)
+    plane.servers[0].set_routing(3, plane.owners, no_backups(), changed_at)
     salts, dims = plane.arguments(["item"])
     grads = np.ones((1, 16), np.float32)
     arguments: dict[str, Any] = {
