@@ -98,9 +98,10 @@ class Cluster:
     @property
     def reason(self) -> str:
         """Return why slots are where they are, or what they wait for."""
-        move = self._state.move
-        if move is None:
-            return self._reason
+        with self._changed:  # Not what was so before the state that the caller has seen.
+            move = self._state.move
+            if move is None:
+                return self._reason
         what = "move" if move.hand_over else "are copied"
         return (
             f"slots {move.begin} to {move.end - 1} {what} from server {move.source} to server "

@@ -10,13 +10,16 @@ from typing import get_args
 from embery.coordinator.cluster import Cluster
 from embery.coordinator.state import ClusterState, Reading, WorkerState
 from embery.observability.metrics import Sample
-from embery.rpc.records import ServerState
+from embery.rpc.records import NO_SERVER, ServerState
 
 
 def samples(cluster: Cluster) -> Iterator[Sample]:
     """Yield what there is to know of the cluster."""
-    expected = cluster.options.expect_servers
+    expected, replicas = cluster.options.expect_servers, cluster.options.replicas
     yield Sample("gauge", "servers_expected", "What --expect-ps said.", expected)
+    backups = cluster.state.routing.backups
+    lacking = int((backups == NO_SERVER).sum()) if replicas > 1 else 0
+    yield Sample("gauge", "slots_lacking_copy", "Of those that shall have one.", lacking)
     yield from state_samples(cluster.state, time.monotonic())
     yield from reading_samples(cluster.readings.all.values())
 
@@ -63,9 +66,12 @@ def _slots(state: ClusterState) -> Iterator[Sample]:
     moving = 0 if state.move is None else state.move.end - state.move.begin
     yield Sample("gauge", "slots_moving", "Slots on their way to another server.", moving)
     counts = Counter(state.routing.owners.tolist())
+    copies = Counter(state.routing.backups.tolist())
     for number in state.routing.servers:
         label = {"member": str(number)}
         yield Sample("gauge", "slots", "Slots that a server owns.", counts[number], label)
+        text = "Slots of others of which it has copies."
+        yield Sample("gauge", "slots_copied", text, copies[number], label)
 
 
 def _heartbeat_ages(state: ClusterState, now_s: float) -> Iterator[Sample]:

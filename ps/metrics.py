@@ -35,6 +35,11 @@ _TRAFFIC_COUNTERS = {
     "malformed": "Connections closed for a frame that made no sense.",
     "unauthenticated": "Connections closed for a wrong secret.",
 }
+_COPY_GAUGES = {
+    "slots": "Slots that another server follows.",
+    "frames": "What it is yet to be told of them, in frames.",
+    "bytes": "Bytes of copies that are being made and wait to be sent.",
+}
 _TIMES = "Seconds from a whole request to its reply, with what a push waits for other workers."
 
 
@@ -51,6 +56,10 @@ def samples(tables: ServedTables) -> Iterator[Shown]:
         yield Sample("gauge", "data_connections", "Open now.", counters["connections"], label)
         for name, text in _TRAFFIC_COUNTERS.items():
             yield Sample("counter", f"data_{name}", text, counters[name], label)
+    for target, lag in tables.native.copy_lag().items():
+        label = {"member": str(target)}
+        for name, text in _COPY_GAUGES.items():
+            yield Sample("gauge", f"copy_{name}", text, lag[name], label)
     for table in tables.names:
         counters = tables.stats(table)
         label = {"table": table}

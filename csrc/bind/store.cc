@@ -225,7 +225,7 @@ void BindRows(py::class_<Store>& bound) {
           "check_slots",
           [](Store& store, TableId id, uint32_t slot_begin, uint32_t slot_end, bool copies) {
             return CheckSlots(GetTable(store, id), {slot_begin, slot_end},
-                              copies ? WhichRows::kCopied : WhichRows::kOwn);
+                              copies ? WhichRows::kCopied : WhichRows::kServed);
           },
           py::arg("table"), py::arg("slot_begin"), py::arg("slot_end"), py::arg("copies"));
 }

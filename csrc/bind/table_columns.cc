@@ -339,7 +339,7 @@ std::pair<uint64_t, uint64_t> CheckSlots(Table& table, const SlotRange& slots, W
   uint64_t rows = 0;
   uint64_t sum = 0;
   SlotGroup& group =
-      which == WhichRows::kOwn ? table.group(slots.group()) : table.copies(slots.group());
+      which == WhichRows::kServed ? table.group(slots.group()) : table.copies(slots.group());
   group.VisitSlots(slots.begin, slots.end, [&](const RowView& row) {
     ++rows;
     sum += Fmix64(row.key ^ Fmix64(row.lsn));

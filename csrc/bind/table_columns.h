@@ -51,7 +51,7 @@ struct SlotRange {
 };
 
 // The number of rows, and a checksum of which they are and their last changes.
-enum class WhichRows : uint8_t { kOwn, kCopied };
+enum class WhichRows : uint8_t { kServed, kCopied };
 std::pair<uint64_t, uint64_t> CheckSlots(Table& table, const SlotRange& slots, WhichRows which);
 
 }  // namespace embery

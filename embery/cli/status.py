@@ -19,6 +19,7 @@ INTERVAL_S = 2.0
 _CLEAR = "\x1b[H\x1b[2J"
 # Of the counters of a table, those that add up over servers.
 _SUMS = ("rows", "bytes", "admitted", "rejected", "evicted")
+_SERVER = ("server", "state", "address", "slots", "copies", "rows", "bytes")
 _WORKER = ("client", "state", "rank", "world_size", "batches", "samples_per_s", "staleness")
 
 
@@ -52,7 +53,7 @@ def gather(coordinator: Any, credentials: Credentials | None = None) -> dict[str
     status = coordinator.status()
     names = [table["name"] for table in status.tables]
     totals = {name: dict.fromkeys(_SUMS, 0) for name in names}
-    owners = status.routing.owners.tolist()
+    owners, backups = status.routing.owners.tolist(), status.routing.backups.tolist()
     servers = []
     for info in sorted(status.routing.servers.values(), key=lambda info: info.number):
         server = {
@@ -60,6 +61,7 @@ def gather(coordinator: Any, credentials: Credentials | None = None) -> dict[str
             "address": info.address,
             "state": "draining" if info.draining and info.state == "live" else info.state,
             "slots": owners.count(info.number),
+            "copies": backups.count(info.number),
         }
         servers.append(server)
         if info.state != "live":
@@ -116,7 +118,7 @@ def _show(status: dict[str, Any], arguments: argparse.Namespace) -> None:
             f"cluster {status['cluster']} at {status['store']}, routing "
             f"{status['routing_version']}: {status['reason']}"
         )
-        _print_rows(status["servers"], ("server", "state", "address", "slots", "rows", "bytes"))
+        _print_rows(status["servers"], _SERVER)
         _print_rows(status["workers"], _WORKER)
         is_open = [reading for reading in status["readings"] if reading["state"] == "open"]
         _print_rows(

@@ -118,7 +118,7 @@ def test_a_member_of_another_cluster_is_refused(start_coordinator: Start) -> Non
 def test_a_frozen_server_is_lost_and_live_again_when_it_goes_on(
     start: Start, start_coordinator: Start
 ) -> None:
-    _, url = start_coordinator("--lease", "0.5")
+    _, url = start_coordinator("--heartbeat", "0.2", "--lease", "0.5")
     server = start("ps", "--coordinator", url)
     server.line()
     client = CoordinatorClient(url)

@@ -14,6 +14,7 @@ import pytest
 import embery as em
 from embery import _native
 from embery.errors import InvalidArgument, Unavailable
+from embery.ps.links import Links
 from embery.ps.service import DataPlane, ServerService
 from embery.ps.tables import ServedTables
 from embery.rpc.address import host_identity
@@ -41,7 +42,7 @@ def serve() -> Iterator[Callable[[DataPlane], ServerClient]]:
         rpc = RpcServer("127.0.0.1", 0, Credentials())
         tables = ServedTables(3, SECRET, 1)
         add: Any = add_ServerServicer_to_server
-        add(ServerService(3, tables, data, SECRET, Credentials()), rpc.grpc)
+        add(ServerService(3, tables, Links(tables, Credentials()), data, SECRET), rpc.grpc)
         rpc.start()
         running.append((rpc, tables, ServerClient(rpc.address)))
         return running[-1][2]

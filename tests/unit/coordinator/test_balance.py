@@ -12,7 +12,7 @@ from embery.coordinator.balance import drains_wanted, plan_move
 from embery.coordinator.decisions import contiguous_owners
 from embery.coordinator.state import ClusterOptions, ClusterState, Server
 from embery.routing import SLOT_COUNT, SLOTS_PER_GROUP
-from embery.rpc.records import Routing, no_backups
+from embery.rpc.records import NO_SERVER, Routing, no_backups
 
 
 def state_of(owning: list[int], servers: dict[int, str]) -> ClusterState:
@@ -78,7 +78,7 @@ def test_nothing_moves_without_all_owners_or_takers(servers: dict[int, str], rea
 
 
 def test_slots_that_are_not_placed_do_not_move() -> None:
-    assert plan_move(ClusterState("id", b"", Routing.unplaced({})))[0] is None
+    assert plan_move(ClusterState("id", b"", Routing.unplaced({})), ClusterOptions())[0] is None
 
 
 def test_of_too_many_servers_the_youngest_are_drained() -> None:
@@ -88,3 +88,36 @@ def test_of_too_many_servers_the_youngest_are_drained() -> None:
     assert [server.number for server in surplus] == [1, 2]
     assert "1, 2 are drained" in reason
     assert drains_wanted(replace(state, wanted_servers=3))[0] == []
+
+
+def test_slots_without_a_copy_get_one_on_the_server_with_fewest_copies_of_others() -> None:
+    state = state_of([0, 1], {0: "live", 1: "live", 2: "live"})
+    copied = state.routing.backups.copy()
+    copied[:1024] = 1
+    state = replace(state, routing=replace(state.routing, backups=copied))
+    move, why = plan_move(state, ClusterOptions(replicas=2))
+    assert move is not None
+    assert (move.begin, move.end, move.source, move.target) == (1024, 1536, 0, 2)
+    assert not move.hand_over
+    assert why == "slots 1024 to 1535 of server 0 have no copy"
+
+
+def test_copies_leave_a_server_that_is_drained_and_no_slot_is_copied_to_its_owner() -> None:
+    state = state_of([0], {0: "live", 1: "draining", 2: "live"})
+    backups = np.full(SLOT_COUNT, 1, np.uint16)
+    state = replace(state, routing=replace(state.routing, backups=backups))
+    for _ in range(SLOT_COUNT):
+        move, _ = plan_move(state, ClusterOptions(replicas=2))
+        if move is None or move.hand_over:
+            break
+        assert (move.source, move.target) == (0, 2)
+        backups = state.routing.backups.copy()
+        backups[move.begin : move.end] = move.target
+        state = replace(state, routing=replace(state.routing, backups=backups))
+    assert (state.routing.backups == 2).all()
+
+
+def test_without_another_server_slots_stay_without_a_copy() -> None:
+    state = state_of([0], {0: "live", 1: "lost"})
+    assert (state.routing.backups == NO_SERVER).all()
+    assert plan_move(state, ClusterOptions(replicas=2))[0] is None

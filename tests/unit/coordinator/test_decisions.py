@@ -7,10 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from embery.coordinator.decisions import advance, contiguous_owners, expire, place, slowest
+from embery.coordinator.decisions import (
+    advance,
+    contiguous_owners,
+    expire,
+    overdue,
+    place,
+    slowest,
+)
 from embery.coordinator.state import ClusterOptions, ClusterState, Server, Worker
 from embery.errors import InvalidArgument
-from embery.rpc.records import Progress, Routing
+from embery.rpc.records import NO_SERVER, Progress, Routing
 
 OPTIONS = ClusterOptions(expect_servers=2, lease_s=2.0)
 
@@ -131,3 +138,61 @@ def test_the_slowest_is_one_that_is_there_and_takes_batches() -> None:
 def test_options_name_what_is_wrong(options: ClusterOptions, field: str) -> None:
     with pytest.raises(InvalidArgument, match=field):
         options.validate()
+
+
+def copied_state(*servers: str) -> ClusterState:
+    """Return a state in which each server's slots have a copy on the next one."""
+    state = state_of(*["live"] * len(servers))
+    options = ClusterOptions(expect_servers=len(servers), replicas=2)
+    routing, _ = place(0.0, state, options)
+    assert routing is not None
+    return replace(state_of(*servers), routing=routing)
+
+
+def test_copies_are_placed_on_the_next_server() -> None:
+    routing = copied_state("live", "live", "live").routing
+    assert ((routing.owners.astype(int) + 1) % 3 == routing.backups).all()
+
+
+def test_a_lost_server_is_replaced_by_those_that_have_copies() -> None:
+    before = copied_state("lost", "live", "live")
+    routing, reason = place(0.0, before, ClusterOptions(replicas=2))
+    assert routing is not None
+    orphaned = before.routing.owners == 0
+    assert (routing.owners[orphaned] == 1).all()
+    assert (routing.owners[~orphaned] == before.routing.owners[~orphaned]).all()
+    # Its copies are gone too: those of server 2, and those that have become slots.
+    lacking = routing.backups == NO_SERVER
+    assert (lacking == (orphaned | (before.routing.owners == 2))).all()
+    assert ((routing.changed_at == 2) == orphaned).all()
+    assert sorted(routing.servers) == [1, 2]
+    assert reason.startswith("servers that cannot be reached are replaced: 0 (lost); 1366 slots")
+    assert place(0.0, replace(before, routing=routing), ClusterOptions(replicas=2))[0] is None
+
+
+def test_slots_whose_owner_and_copy_are_both_lost_wait_for_them() -> None:
+    before = copied_state("lost", "lost", "live")
+    routing, _ = place(0.0, before, ClusterOptions(replicas=2))
+    assert routing is not None
+    waiting = before.routing.owners == 0
+    assert (routing.owners[waiting] == 0).all()
+    after = replace(before, routing=routing)
+    assert place(0.0, after, ClusterOptions(replicas=2)) == (
+        None,
+        "slots of servers that cannot be reached wait for them: 0 (lost)",
+    )
+
+
+def test_a_coordinator_that_was_just_started_replaces_nobody() -> None:
+    assert (
+        place(0.0, copied_state("joining", "live", "live"), ClusterOptions(replicas=2))[0] is None
+    )
+
+
+def test_only_live_servers_that_are_late_are_looked_for() -> None:
+    state = state_of("live", "live", "lost")
+    late = replace(state.servers[0], heard_s=8.0)
+    state = replace(
+        state, servers={**state.servers, 0: late, 1: replace(late, number=1, heard_s=9.5)}
+    )
+    assert [s.number for s in overdue(10.0, state, ClusterOptions())] == [0]
