@@ -28,13 +28,6 @@ SlotGroup& Table::copies(uint32_t number) {
   return *copies_[number];
 }
 
-size_t Table::copied_rows() {
-  MutexLock lock(copies_mutex_);
-  size_t rows = 0;
-  for (const auto& group : copies_) rows += group->size().rows;
-  return rows;
-}
-
 uint64_t Table::rows() {
   uint64_t rows = 0;
   for (const auto& group : groups_) rows += group->size().rows;

@@ -24,7 +24,6 @@ class Table {
   SlotGroup& group(uint32_t number) { return *groups_[number]; }
   // Holds copies of slots whose rows are elsewhere: nothing else of the table touches it.
   SlotGroup& copies(uint32_t number) EXCLUDES(copies_mutex_);
-  size_t copied_rows() EXCLUDES(copies_mutex_);
   const std::byte* RecordAt(Handle handle) const { return context_.slabs.At(handle); }
 
   // Relaxed throughout: steps and counts order nothing; the groups' locks do.

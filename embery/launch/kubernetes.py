@@ -87,8 +87,9 @@ class _Manifests:
     def coordinator(self) -> list[Object]:
         """Return its Deployment, volume and Service."""
         command = ["coordinator", "--host", "0.0.0.0", "--port", str(COORDINATOR_PORT)]
-        command += ["--state", f"{STATE_FOLDER}/cluster.sqlite", "--expect-ps"]
-        container = self._container([*command, str(self._run.servers), *self._open])
+        command += ["--state", f"{STATE_FOLDER}/cluster.sqlite"]
+        command += ["--expect-ps", str(self._run.servers), "--replicas", str(self._run.replicas)]
+        container = self._container([*command, *self._open])
         container["volumeMounts"] += [{"name": "state", "mountPath": STATE_FOLDER}]
         container["ports"] = [{"containerPort": COORDINATOR_PORT}]
         container["readinessProbe"] = {"tcpSocket": {"port": COORDINATOR_PORT}}
