@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -15,65 +12,7 @@ import pytest
 from embery import _native
 from embery.errors import Unavailable
 from embery.rpc.transports import rdma_choice
-
-# Larger on a machine that is emulated.
-DEADLINE_S = float(os.environ.get("EMBERY_TEST_DEADLINE_S", "30"))
-
-
-class RunningRole:
-    """A role in a process of its own; its lines of standard output, and how it ends."""
-
-    def __init__(self, *arguments: str, **environment: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "embery.cli.main", *arguments],
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def line(self) -> str:
-        """Return its next line; fail if none comes in time."""
-        assert self.process.stdout is not None
-        ended = threading.Timer(DEADLINE_S, self.process.kill)
-        ended.start()
-        try:
-            line = self.process.stdout.readline().strip()
-        finally:
-            ended.cancel()
-        assert line, self.finish()
-        return line
-
-    def finish(self, number: signal.Signals | None = None) -> tuple[int, str]:
-        """Send a signal, if any, and return exit code and standard error."""
-        if number is not None:
-            self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=DEADLINE_S)
-        return self.process.returncode, errors
-
-    def stop(self) -> None:
-        """End it if it runs, as the end of a test must."""
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.communicate(timeout=DEADLINE_S)
-
-
-@contextmanager
-def running(*arguments: str) -> Iterator[RunningRole]:
-    """Run a role, and see that it ends cleanly."""
-    role = RunningRole(*arguments)
-    try:
-        yield role
-        assert role.finish(signal.SIGTERM)[0] == 0, f"{arguments[0]} did not end cleanly"
-    finally:
-        role.stop()
-
-
-def ready_line(role: RunningRole) -> str:
-    """Return the first line of a role, by which it is ready."""
-    line = role.line()
-    assert " ready " in line, line
-    return line
+from tests.integration.roles import Roles, RunningRole, ready_line, running
 
 
 @pytest.fixture(scope="session")
@@ -135,15 +74,8 @@ def require_transport(rdma_problem: str) -> Iterator[Callable[[str], None]]:
 @pytest.fixture
 def start() -> Iterator[Callable[..., RunningRole]]:
     """Return what starts `embery ARGUMENTS`; all of it is ended after the test."""
-    running: list[RunningRole] = []
-
-    def start_role(*arguments: str, **environment: str) -> RunningRole:
-        running.append(RunningRole(*arguments, **environment))
-        return running[-1]
-
-    yield start_role
-    for role in running:
-        role.stop()
+    with Roles() as roles:
+        yield roles.start
 
 
 @pytest.fixture
