@@ -16,13 +16,7 @@ from dataclasses import replace
 from embery.coordinator.balance import drains_wanted, has_drained, plan_move, staying
 from embery.coordinator.clocks import Clocks
 from embery.coordinator.database import Database
-from embery.coordinator.decisions import (
-    advance,
-    expire,
-    overdue,
-    place,
-    with_holders,
-)
+from embery.coordinator.decisions import advance, expire, overdue, place, with_holders
 from embery.coordinator.groups import Groups
 from embery.coordinator.pausing import Pauses
 from embery.coordinator.readings import Readings
@@ -442,7 +436,9 @@ class Cluster:
                     return
             with self._changed:
                 self._state = replace(self._state, routing=routing)
-                self._pending = None
+                # A newer one may have been decided meanwhile: it is yet to be told.
+                if self._pending is routing:
+                    self._pending = None
                 self._reason = place(time.monotonic(), self._state, self.options)[1]
                 self._changed.notify_all()
 
