@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 import embery as em
 from embery.cli.membership import wait_until
 from embery.rpc.client import ClusterStatus, CoordinatorClient
-from embery.rpc.records import NO_SERVER
 from tests.integration.roles import RunningRole, ready_line
 
 ROWS, DIM, BATCH = 10_000, 4, 200
@@ -64,11 +63,12 @@ class Cluster:
         self.role = self._start("coordinator", *self._arguments, "--port", port, **self._options)
         assert ready_line(self.role).split()[-1] == self.url
         self.coordinator = CoordinatorClient(self.url)
+        # Connections of a process to one address have their state in common: a new one, too, may
+        # wait for a while before it connects again. Only a heartbeat waits with it.
+        self.coordinator.heartbeat("nobody", timeout_s=WAIT_S)
 
-    def holders(self) -> list[int]:
-        """Return the servers that have slots or copies of them."""
-        routing = self.coordinator.status().routing
-        return sorted({*routing.owners.tolist(), *routing.backups.tolist()} - {NO_SERVER})
+    def close(self) -> None:
+        self.coordinator.close()
 
     def owners(self) -> dict[int, int]:
         """Return how many slots each server owns."""
@@ -91,6 +91,16 @@ class Cluster:
             return int((~np.isin(holders, list(self.servers))).sum()) if routing.version else 1
 
         self.wait(lacking, "slots were left without a copy")
+
+    def wait_gone(self, number: int) -> None:
+        """Wait until the coordinator knows that a server is lost."""
+
+        def live(status: ClusterStatus) -> int:
+            routing = status.routing
+            known = routing.servers.get(number)
+            return int(known is not None and known.state == "live")
+
+        self.wait(live, f"server {number} is not known to be lost")
 
     def wait_even(self) -> None:
         """Wait until all live servers that stay have as many slots, and others none."""

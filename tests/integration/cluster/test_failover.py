@@ -23,7 +23,7 @@ def cluster(start: Any) -> Iterator[Cluster]:
     made.add(3)
     made.wait_whole()
     yield made
-    made.coordinator.close()
+    made.close()
 
 
 def test_a_killed_server_loses_nothing_that_was_acknowledged(cluster: Cluster) -> None:

@@ -26,7 +26,7 @@ def cluster(start: Any) -> Iterator[Cluster]:
     made = Cluster(start)
     made.add()
     yield made
-    made.coordinator.close()
+    made.close()
 
 
 def test_servers_come_and_go_under_pushes_and_every_gradient_counts_once(cluster: Cluster) -> None:
