@@ -9,6 +9,7 @@ JOBS ?= 2
 
 # Overrides such as PYTEST_ARGS="-k pull -x" narrow a run.
 PYTEST_ARGS ?=
+CHAOS_ARGS ?=
 CTEST_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -39,7 +40,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart build test test-cpp test-asan test-tsan test-python test-long test-rdma lint lint-python \
+.PHONY: help quickstart build test test-cpp test-asan test-tsan test-python test-long test-rdma chaos lint lint-python \
 	lint-cpp lint-text format proto bench build-clang clean
 
 help:  ## print this list
@@ -115,6 +116,10 @@ test-rdma: $(BUILT) $(DEV_READY)  ## RDMA tests on an emulated machine that has 
 		export EMBERY_RDMA_REQUIRED=1 EMBERY_TEST_DEADLINE_S=300 PYTHONDONTWRITEBYTECODE=1; \
 		build/cpp/rdma_test; \
 		$(abspath $(PY)) -m pytest -p no:cacheprovider --timeout 600 tests/integration/cluster -k rdma'
+
+chaos: $(BUILT) $(DEV_READY)  ## kill and freeze processes of a cluster, by many seeds (CHAOS_ARGS="--seed 7" for one)
+	$(call say,Chaos; build/chaos keeps the logs of a run that failed)
+	$(PY) -m tests.chaos $(CHAOS_ARGS)
 
 # -- Lint -----------------------------------------------------------------------------------------
 
