@@ -16,7 +16,7 @@ from dataclasses import replace
 from embery.coordinator.balance import drains_wanted, has_drained, plan_move, staying
 from embery.coordinator.clocks import Clocks
 from embery.coordinator.database import Database
-from embery.coordinator.decisions import advance, expire, overdue, place, with_holders
+from embery.coordinator.decisions import advance, excuse, expire, overdue, place, with_holders
 from embery.coordinator.groups import Groups
 from embery.coordinator.pausing import Pauses
 from embery.coordinator.readings import Readings
@@ -367,9 +367,13 @@ class Cluster:
     # -- watching ---------------------------------------------------------------------------------
 
     def _watch(self) -> None:
+        waits_s = time.monotonic()
         while not self._stopping.wait(self.options.heartbeat_s / 2):
             try:
+                with self._changed:
+                    self._state = excuse(waits_s, time.monotonic(), self._state, self.options)
                 self._tick(time.monotonic())
+                waits_s = time.monotonic()
             except Exception:
                 # A watch that ends would leave every later failure unseen.
                 log.exception("watching the cluster failed; it is tried again")

@@ -108,6 +108,23 @@ def expire(
     return lost, f"not heard of for {options.lease_s:g} s: {names}" if lost else "all were heard of"
 
 
+def excuse(
+    waits_s: float, now_s: float, state: ClusterState, options: ClusterOptions
+) -> ClusterState:
+    """Give members their lease anew if the coordinator itself was frozen, or had no processor.
+
+    It waited for half a heartbeat from `waits_s` on; what they said while it slept it has yet to
+    read, and would else take all of them for lost at once, and their copies with them.
+    """
+    if now_s - waits_s < options.heartbeat_s / 2 + options.lease_s / 4:
+        return state
+    return replace(
+        state,
+        servers={n: replace(s, heard_s=now_s) for n, s in state.servers.items()},
+        workers={n: replace(w, heard_s=now_s) for n, w in state.workers.items()},
+    )
+
+
 def overdue(now_s: float, state: ClusterState, options: ClusterOptions) -> list[Server]:
     """Return servers that should have been heard of, and may have ended."""
     silent_s = OVERDUE_HEARTBEATS * options.heartbeat_s

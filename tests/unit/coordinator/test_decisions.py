@@ -10,6 +10,7 @@ import pytest
 from embery.coordinator.decisions import (
     advance,
     contiguous_owners,
+    excuse,
     expire,
     overdue,
     place,
@@ -196,3 +197,13 @@ def test_only_live_servers_that_are_late_are_looked_for() -> None:
         state, servers={**state.servers, 0: late, 1: replace(late, number=1, heard_s=9.5)}
     )
     assert [s.number for s in overdue(10.0, state, ClusterOptions())] == [0]
+
+
+def test_a_coordinator_that_was_frozen_gives_members_their_lease_anew() -> None:
+    state = state_of("live", "live")
+    late_s = 10 * OPTIONS.lease_s
+    assert len(expire(late_s, state, OPTIONS)[0]) == 2
+    assert excuse(0.0, OPTIONS.heartbeat_s, state, OPTIONS) is state
+    excused = excuse(0.0, late_s, state, OPTIONS)
+    assert expire(late_s, excused, OPTIONS)[0] == []
+    assert len(expire(2 * late_s, excused, OPTIONS)[0]) == 2
