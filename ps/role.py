@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from embery.errors import EmberyError, InvalidArgument, Unavailable
+from embery.errors import DeadlineExceeded, EmberyError, InvalidArgument, Unavailable
 from embery.observability.logs import facts
 from embery.ps.links import Links
 from embery.ps.service import DataPlane, ServerService
@@ -150,6 +150,9 @@ class ParameterServer:
         self._rpc.start()
         try:
             self._coordinator.heartbeat(self._incarnation)
+        except (Unavailable, DeadlineExceeded) as error:
+            # It may know, and have given slots to this server, which must not end with them.
+            log.warning("joins when the coordinator answers: %s", error)
         except EmberyError:
             self._stop()
             raise
