@@ -167,9 +167,10 @@ def routing_from(message: r.Routing) -> Routing:
     }
     return Routing(
         message.version,
-        np.array(message.owners, np.uint16),
-        np.array(message.backups, np.uint16),
-        np.array(message.changed_at, np.uint64),
+        # Three times as fast as `np.array`.
+        np.fromiter(message.owners, np.uint16, count),
+        np.fromiter(message.backups, np.uint16, count),
+        np.fromiter(message.changed_at, np.uint64, count),
         servers,
     )
 
