@@ -166,6 +166,7 @@ class ClusterStore(RowStore):
             try:
                 if not attempt(min(left_s, ATTEMPT_S) if has_copies else left_s):
                     return
+                self._await_routing(version, deadline)
             except (Unavailable, DeadlineExceeded) as error:
                 if isinstance(error, DeadlineExceeded) and not has_copies:
                     raise
@@ -177,26 +178,30 @@ class ClusterStore(RowStore):
                 if has_copies and cut_off:
                     with suppress(Unavailable, DeadlineExceeded):
                         self._follow(self._coordinator.routing(version, TAKEOVER_WAIT_S))
-                continue
-            self._await_routing(version, deadline)
         raise DeadlineExceeded(
             f"{what}: {self._url} gave no routing by which all servers would accept their keys "
             f"within {self._timeout_s:g} s; see `embery status`"
         )
 
     def _await_routing(self, version: int, deadline: float) -> None:
-        """Follow a routing newer than `version`, if one comes soon."""
+        """Follow a routing newer than `version`, if one comes soon.
+
+        Raises:
+            Unavailable: one of its servers cannot be reached.
+        """
         left_s = deadline - time.monotonic()
         # Another thread may have followed it already.
         if self._routing_version != version or left_s <= 0:
             return
         try:
-            self._follow(self._coordinator.routing(version, min(left_s, ROUTING_WAIT_S)))
+            routing = self._coordinator.routing(version, min(left_s, ROUTING_WAIT_S))
         except DeadlineExceeded:
             return
         except Unavailable as error:
             log.info("waits for a newer routing: %s", error)
             time.sleep(min(left_s, ROUTING_RETRY_S))
+        else:
+            self._follow(routing)
 
     # -- tables -----------------------------------------------------------------------------------
 
