@@ -197,7 +197,7 @@ def test_a_batch_that_is_pushed_again_by_who_has_its_lease_next_counts_once(
 
 
 def test_a_frozen_worker_is_fenced_off(start_coordinator: Any) -> None:
-    _, url = start_coordinator("--lease", "0.5")
+    _, url = start_coordinator("--heartbeat", "0.2", "--lease", "0.5")
     client = CoordinatorClient(url)
     # It sends no heartbeats, and the lease of one that is not heard of runs out.
     client.register_worker(incarnation="frozen")
