@@ -50,12 +50,16 @@ class Mover:
         wait_s = 0.0
         while not self._stopping.wait(wait_s):
             try:
+                left = self._cluster.state.move
+                if left is not None:
+                    # Its end could not be recorded, and until it is its slots are frozen.
+                    self._cluster.settle(left, moved=False)
                 move = self._cluster.next_move()
                 wait_s = IDLE_S if move is None else self._carry_out(move)
             except Exception:
                 # A thread that ends would leave slots where they are for good.
                 log.exception("moving slots failed; it is tried again")
-                wait_s = self._back_off()
+                wait_s = self._back_off() if self._cluster.state.move is None else RETRY_S
 
     def _carry_out(self, move: Move) -> float:
         """Carry out a move; return how long to wait until the next."""
