@@ -3,7 +3,10 @@
     python -m tests.chaos --seeds 20     # seeds 0 to 19
     python -m tests.chaos --seed 7       # the faults of one seed, in their order
 
-Logs of the processes stay in build/chaos/SEED of a run that failed.
+As root, also links of the network are cut off and the coordinator's disk is filled, so the faults
+of a seed are others.
+
+Logs of the processes stay in build/chaos/SEED for a run that failed.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import shutil
 from pathlib import Path
 
 from tests.chaos.harness import run
+from tests.chaos.machine import problem
 
 
 def main() -> None:
@@ -24,12 +28,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/chaos"), metavar="DIR")
     arguments = parser.parse_args()
     seeds = range(arguments.seeds) if arguments.seed is None else [arguments.seed]
+    why = problem()
+    if why:
+        print(f"links and disks are left out: {why}", flush=True)
     for seed in seeds:
         folder = arguments.out / str(seed)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         print(f"== seed {seed}", flush=True)
-        run(seed, arguments.faults, folder, lambda line: print(line, flush=True))
+        run(seed, arguments.faults, folder, lambda line: print(line, flush=True), machine=not why)
         shutil.rmtree(folder)
 
 

@@ -19,6 +19,8 @@ KINDS = (
     "kill client",
     "freeze client",
 )
+# What only root can do.
+MACHINE_KINDS = ("cut off server", "cut off coordinator", "fill disk")
 # A third of the faults of servers meet a coordinator that is killed, too, and started again.
 COORDINATOR_SHARE = 1 / 3
 FREEZE_SECONDS_MAX = 6.0
@@ -30,7 +32,7 @@ class Fault:
     """A fault that is to come.
 
     Args:
-        kind: what happens, one of `KINDS` or of those of a harness that can do more.
+        kind: what happens, one of `KINDS` or `MACHINE_KINDS`.
         choice: below 1; which of the servers there are then, in the order of their numbers.
         pushes: of every pusher before it, and between its parts.
         seconds: for how long something is frozen or cut off.

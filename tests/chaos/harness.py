@@ -15,7 +15,8 @@ from typing import Any
 
 import embery as em
 from tests.chaos.client import Client
-from tests.chaos.faults import Fault, schedule
+from tests.chaos.faults import KINDS, MACHINE_KINDS, Fault, schedule
+from tests.chaos.machine import Network, full, small_disk
 from tests.integration.cluster.pushing import WAIT_S, Cluster, Pusher, assert_counted_once
 from tests.integration.roles import Roles, RunningRole
 
@@ -33,10 +34,21 @@ class Chaos:
         stack: ends the processes.
         folder: for the coordinator's state and what processes log.
         say: is told of each fault.
+        machine: put the processes on a network and the state on a disk that can be broken.
     """
 
-    def __init__(self, stack: ExitStack, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, stack: ExitStack, folder: Path, say: Callable[[str], None], *, machine: bool
+    ) -> None:
         self._folder, self._say = folder, say
+        self._state = folder / "state"
+        if machine:
+            stack.enter_context(small_disk(self._state))
+        else:
+            self._state.mkdir()
+        self._network = Network(stack) if machine else None
+        self._addresses: dict[RunningRole, str] = {}
+        self._place: tuple[str, tuple[str, ...]] | None = None
         self._roles = stack.enter_context(Roles())
         self._started = 0
         self._begun = time.monotonic()
@@ -44,7 +56,7 @@ class Chaos:
         self.cluster = Cluster(
             self._start,
             *("--expect-ps", str(SERVERS), "--replicas", "2", "--lease", str(LEASE_S)),
-            *("--state", str(folder / "cluster.sqlite")),
+            *("--state", str(self._state / "cluster.sqlite")),
         )
         stack.callback(self.cluster.close)
         self.cluster.add(SERVERS)
@@ -60,7 +72,17 @@ class Chaos:
     def _start(self, role: str, *arguments: str, **options: Any) -> RunningRole:
         self._started += 1
         log = self._folder / f"{self._started:03}-{role}.log"
-        return self._roles.start(role, *arguments, log=log, EMBERY_LOG="INFO", **options)
+        address = ""
+        if self._network is not None:
+            # A coordinator that is started again has the address that it had.
+            keeps = role == "coordinator" and self._place is not None
+            place = self._place if keeps and self._place else self._network.place()
+            self._place = place if role == "coordinator" else self._place
+            address, options["within"] = place
+            arguments = (*arguments, "--host", address, "--insecure")
+        running = self._roles.start(role, *arguments, log=log, EMBERY_LOG="INFO", **options)
+        self._addresses[running] = address
+        return running
 
     def _new_client(self) -> None:
         self.clients.append(Client(self.cluster.url, 1000 + len(self.clients)))
@@ -198,6 +220,36 @@ class Chaos:
         assert self.cluster.servers[number].process.wait(WAIT_S) == 0
         del self.cluster.servers[number]
 
+    def cut_off_server(self, fault: Fault) -> None:
+        victim = self._victim(fault)
+        self._cut_off(f"server {victim}", self.cluster.servers[victim], fault)
+
+    def cut_off_coordinator(self, fault: Fault) -> None:
+        self._cut_off("the coordinator", self.cluster.role, fault)
+
+    def _cut_off(self, name: str, role: RunningRole, fault: Fault) -> None:
+        assert self._network is not None
+        self.note(f"cut off {name} for {fault.seconds:.1f} s")
+        with self._network.cut_off(self._addresses[role]):
+            self.pause(fault.seconds)
+        self.pause(SETTLE_S)
+
+    def fill_disk(self, fault: Fault) -> None:
+        victim = self._victim(fault)
+        self.note(
+            f"fill the coordinator's disk for {fault.seconds:.1f} s, and kill server {victim}"
+        )
+        if len(self.cluster.servers) < SERVERS_MAX:
+            # Slots are on their way to it when there is no room to record where they are.
+            self._add()
+        with full(self._state):
+            self.cluster.kill(victim)
+            self.pause(fault.seconds)
+        self._meanwhile(fault)
+        self.get_on(3)
+        self.cluster.wait_gone(victim)
+        self._replenish()
+
     def kill_client(self, fault: Fault) -> None:
         client = self.clients[-1]
         client.wait_more(fault.pushes)
@@ -229,13 +281,21 @@ class Chaos:
         self.note(f"{pushes} pushes and those of {len(self.clients)} clients count as they must")
 
 
-def run(seed: int, count: int, folder: Path, say: Callable[[str], None] = print) -> None:
+def run(
+    seed: int,
+    count: int,
+    folder: Path,
+    say: Callable[[str], None],
+    *,
+    machine: bool = False,
+) -> None:
     """Let `count` faults of a seed happen; fail with the seed and the log of faults."""
+    kinds = (*KINDS, *MACHINE_KINDS) if machine else KINDS
     chaos = None
     with ExitStack() as stack:
         try:
-            chaos = Chaos(stack, folder, say)
-            for fault in schedule(seed, count):
+            chaos = Chaos(stack, folder, say, machine=machine)
+            for fault in schedule(seed, count, kinds):
                 chaos.carry_out(fault)
             chaos.check()
         except BaseException as error:
