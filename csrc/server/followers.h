@@ -121,7 +121,7 @@ class Followers {
     uint64_t number = 0;
     uint64_t version = 0;  // Of the routing when it was queued.
     std::shared_ptr<const Cut> cut;
-    CopyKind kind{};
+    CopyKind kind = CopyKind::kChanges;
     uint32_t group = 0;
     uint64_t salt = 0;
     std::vector<std::byte> bytes;

@@ -91,7 +91,7 @@ Status SlotGroup::Repeat(std::span<const std::byte> changes, const SlotSet& slot
   index_.Migrate(kMigratePerRepeat);
   ChangeReader reader(changes);
   while (!reader.done()) {
-    ChangeKind kind{};
+    ChangeKind kind = ChangeKind::kRow;
     EMBERY_RETURN_IF_ERROR(reader.ReadKind(kind));
     EMBERY_RETURN_IF_ERROR(kind == ChangeKind::kRow ? RepeatRow(reader, slots)
                                                     : RepeatOther(kind, reader, slots));
