@@ -83,7 +83,7 @@ Result<Copies::Verdict> Copies::Repeat(const CopyFrame& frame, const SlotRouting
     return Status::Unavailable("routing " + std::to_string(frame.head.routing_version) +
                                " is not known here yet, only " + std::to_string(routing.version));
   }
-  const Result<Verdict> verdict = CheckOwner(frame, routing);
+  Result<Verdict> verdict = CheckOwner(frame, routing);
   if (!verdict.ok() || verdict.value() == Verdict::kRefused) return verdict;
   const MutexLock lock(mutex_);
   Source& source = sources_[static_cast<ServerNumber>(frame.head.server)];
