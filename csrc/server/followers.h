@@ -87,7 +87,8 @@ class Followers {
   };
   // What to send to a follower next; the same again until it is acknowledged. None if it does not
   // follow until the deadline, or this server stops.
-  std::optional<Frame> Next(ServerNumber target, Deadline deadline) EXCLUDES(changing_, mutex_);
+  std::optional<Frame> Next(ServerNumber target, Deadline deadline)
+      EXCLUDES(changing_, mutex_) NO_THREAD_SAFETY_ANALYSIS;
   void Acknowledge(ServerNumber target, uint64_t frame) EXCLUDES(mutex_);
   // The follower knows of a routing by which the slots are not this server's.
   void Refused(ServerNumber target) EXCLUDES(mutex_);

@@ -386,7 +386,7 @@ TEST(SlotsChangeHandsUnderPushes) {
   std::vector<uint64_t> of_target;
   for (uint64_t key = 0; key < 1000; ++key) {
     const bool all_there = [&] {
-      for (const uint64_t salt : {5, 77}) {
+      for (const uint64_t salt : {uint64_t{5}, uint64_t{77}}) {
         const uint32_t slot = SlotOf(MixKey(salt, key));
         if (slot < begin || slot >= end) return false;
       }
