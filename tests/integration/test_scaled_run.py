@@ -58,4 +58,5 @@ def test_a_run_is_scaled_while_it_pushes(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "worker 0    | pushed" in done.stdout
-    assert done.stdout.count("has given its slots to others") == 2
+    # The second has, too, but may be ended with the run before a heartbeat tells it so.
+    assert "ps 0        | drained: ps 0 has given its slots to others" in done.stdout
