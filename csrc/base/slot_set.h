@@ -15,6 +15,13 @@ namespace embery {
 
 class SlotSet {
  public:
+  // Slots [begin, end).
+  static SlotSet Range(uint32_t begin, uint32_t end) {
+    SlotSet slots;
+    for (uint32_t slot = begin; slot < end; ++slot) slots.Add(slot);
+    return slots;
+  }
+
   void Add(uint32_t slot) { words_[slot / 64] |= uint64_t{1} << slot % 64; }
   void Add(const SlotSet& other) {
     for (size_t w = 0; w < words_.size(); ++w) words_[w] |= other.words_[w];

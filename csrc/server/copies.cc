@@ -20,12 +20,6 @@ Result<CopyRange> RangeOf(const CopyItem& item) {
   return range;
 }
 
-SlotSet SlotsIn(const CopyRange& range) {
-  SlotSet slots;
-  for (uint32_t slot = range.begin; slot < range.end; ++slot) slots.Add(slot);
-  return slots;
-}
-
 }  // namespace
 
 void Copies::AddTable(uint64_t salt, TableId table) {
@@ -103,9 +97,9 @@ Status Copies::RepeatItem(const CopyItem& item, const CopyFrame& frame, const Sl
       const Result<CopyRange> range = RangeOf(item);
       if (!range.ok()) return range.status();
       // A copy that began by an older routing was ended by the next.
-      const bool is_present =
-          frame.head.routing_version == routing.version &&
-          Owns(static_cast<ServerNumber>(frame.head.server), SlotsIn(range.value()), routing);
+      const bool is_present = frame.head.routing_version == routing.version &&
+                              Owns(static_cast<ServerNumber>(frame.head.server),
+                                   SlotSet::Range(range.value().begin, range.value().end), routing);
       return is_present ? Begin(item, source) : Status::Ok();
     }
     case CopyKind::kPushes:
@@ -132,7 +126,7 @@ Status Copies::RepeatItem(const CopyItem& item, const CopyFrame& frame, const Sl
 
 Status Copies::Begin(const CopyItem& item, Source& source) {
   const CopyRange range = RangeOf(item).value();
-  const SlotSet slots = SlotsIn(range);
+  const SlotSet slots = SlotSet::Range(range.begin, range.end);
   const auto windows =
       CopyItem{item.kind, 0, 0, item.bytes.subspan(sizeof(range))}.As<AppliedPushes::Entry>();
   if (!windows.ok()) return windows.status();

@@ -84,9 +84,9 @@ void Followers::TakeCutNow() {
       if (!logged.MeetsGroup(group)) continue;
       std::vector<std::byte> changes = table->group(group).TakeLog();
       const SlotGroup::Totals totals = table->group(group).totals();
-      uint64_t& told = told_operations_[{salt, group}];
-      if (changes.empty() && told == totals.operation + 1) continue;
-      told = totals.operation + 1;
+      const auto [told, is_new] = told_operations_.try_emplace({salt, group}, totals.operation);
+      if (!is_new && changes.empty() && told->second == totals.operation) continue;
+      told->second = totals.operation;
       cut->logs.push_back({salt, group, totals, std::move(changes)});
     }
   }
@@ -109,12 +109,11 @@ Followers::Follower* Followers::Find(ServerNumber target) {
   return at == followers_.end() ? nullptr : &at->second;
 }
 
-uint64_t Followers::Queue(Follower& follower, Entry entry) {
+void Followers::Queue(Follower& follower, Entry entry) {
   entry.number = next_frame_++;
   entry.version = version_;
   follower.queued_bytes += entry.bytes.size();
   follower.queue.push_back(std::make_shared<const Entry>(std::move(entry)));
-  return follower.queue.back()->number;
 }
 
 bool Followers::HasBackups() const {

@@ -143,7 +143,7 @@ class Followers {
   void TakeCutNow() REQUIRES(changing_, cutting_) EXCLUDES(mutex_);
   void LogGroups() REQUIRES(mutex_);
   Follower* Find(ServerNumber target) REQUIRES(mutex_);
-  uint64_t Queue(Follower& follower, Entry entry) REQUIRES(mutex_);
+  void Queue(Follower& follower, Entry entry) REQUIRES(mutex_);
   bool HasBackups() const REQUIRES(mutex_);
   uint64_t SafeCut() const REQUIRES(mutex_);
   Answers TakeSafe() REQUIRES(mutex_);
@@ -151,9 +151,9 @@ class Followers {
   bool IsOfInterest(const Cut& cut, const Follower& follower) const;
   std::vector<std::byte> Encode(const Entry& entry, const SlotSet& slots) const;
   Status BeginCopy(ServerNumber target, const SlotSet& slots, uint32_t begin, uint32_t end);
-  // Queues the rows of slots of a group; returns the last frame.
-  Result<uint64_t> QueueRows(ServerNumber target, uint64_t salt, TableId table, uint32_t begin,
-                             uint32_t end, Deadline deadline, Copied& copied);
+  // Queues the rows of slots of a group.
+  Status QueueRows(ServerNumber target, uint64_t salt, TableId table, uint32_t begin, uint32_t end,
+                   Deadline deadline, Copied& copied);
   Status Flush(ServerNumber target, Deadline deadline) EXCLUDES(changing_, mutex_);
   Status AwaitFrame(ServerNumber target, uint64_t frame, Deadline deadline);
   Status AwaitRoom(ServerNumber target, Deadline deadline);
@@ -170,7 +170,7 @@ class Followers {
   std::map<uint64_t, TableId> tables_ GUARDED_BY(mutex_);
   std::map<ServerNumber, Follower> followers_ GUARDED_BY(mutex_);
   SlotSet logged_ GUARDED_BY(mutex_);
-  // Totals as followers know them, by salt and group.
+  // Of which operation followers know the totals of a group, by salt and group.
   std::map<std::pair<uint64_t, uint32_t>, uint64_t> told_operations_ GUARDED_BY(cutting_);
   std::vector<AppliedPush> noted_ GUARDED_BY(mutex_);
   bool is_dirty_ GUARDED_BY(mutex_) = false;

@@ -13,12 +13,6 @@ namespace {
 constexpr uint64_t kQueuedBytesMax = uint64_t{64} << 20;
 constexpr uint64_t kFrameBytes = uint64_t{16} << 20;
 
-SlotSet SlotsIn(uint32_t begin, uint32_t end) {
-  SlotSet slots;
-  for (uint32_t slot = begin; slot < end; ++slot) slots.Add(slot);
-  return slots;
-}
-
 template <typename T>
 std::vector<std::byte> Bytes(const T& head, std::span<const AppliedPushes::Entry> rest) {
   std::vector<std::byte> bytes(sizeof(head) + rest.size_bytes());
@@ -90,14 +84,12 @@ Status Followers::AwaitRoom(ServerNumber target, Deadline deadline) {
   return status;
 }
 
-Result<uint64_t> Followers::QueueRows(ServerNumber target, uint64_t salt, TableId table,
-                                      uint32_t begin, uint32_t end, Deadline deadline,
-                                      Copied& copied) {
+Status Followers::QueueRows(ServerNumber target, uint64_t salt, TableId table, uint32_t begin,
+                            uint32_t end, Deadline deadline, Copied& copied) {
   SlotGroup& group = store_.FindTable(table)->group(begin / kSlotsPerGroup);
   const uint64_t bytes = group.size().rows * store_.FindTable(table)->layout().stride;
   const auto parts =
       static_cast<uint32_t>(std::clamp<uint64_t>(bytes / kFrameBytes + 1, 1, end - begin));
-  uint64_t last = 0;
   for (uint32_t part = 0; part < parts; ++part) {
     EMBERY_RETURN_IF_ERROR(AwaitRoom(target, deadline));
     const uint32_t first = begin + (end - begin) * part / parts;
@@ -110,14 +102,14 @@ Result<uint64_t> Followers::QueueRows(ServerNumber target, uint64_t salt, TableI
     const MutexLock lock(mutex_);
     Follower* follower = Find(target);
     if (follower == nullptr || !follower->slots.Contains(first)) return Ended(target);
-    last = Queue(*follower, {.cut = nullptr,
-                             .kind = CopyKind::kChanges,
-                             .group = begin / kSlotsPerGroup,
-                             .salt = salt,
-                             .bytes = log.Take()});
+    Queue(*follower, {.cut = nullptr,
+                      .kind = CopyKind::kChanges,
+                      .group = begin / kSlotsPerGroup,
+                      .salt = salt,
+                      .bytes = log.Take()});
     changed_.notify_all();
   }
-  return last;
+  return Status::Ok();
 }
 
 Status Followers::AwaitFrame(ServerNumber target, uint64_t frame, Deadline deadline) {
@@ -149,7 +141,7 @@ void Followers::AbandonCopy(ServerNumber target, const SlotSet& slots) {
 
 Result<Followers::Copied> Followers::Copy(ServerNumber target, uint32_t begin, uint32_t end,
                                           Deadline deadline) {
-  const SlotSet slots = SlotsIn(begin, end);
+  const SlotSet slots = SlotSet::Range(begin, end);
   Copied copied;
   std::map<uint64_t, TableId> tables;
   {
@@ -163,7 +155,7 @@ Result<Followers::Copied> Followers::Copy(ServerNumber target, uint32_t begin, u
   slots.ForEachRun([&](uint32_t first, uint32_t past) {
     for (const auto& [salt, table] : tables) {
       if (!status.ok()) return;
-      status = QueueRows(target, salt, table, first, past, deadline, copied).status();
+      status = QueueRows(target, salt, table, first, past, deadline, copied);
     }
   });
   if (status.ok()) status = Flush(target, deadline);

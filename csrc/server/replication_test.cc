@@ -180,15 +180,7 @@ class Cluster {
 std::vector<SavedRow> RowsOf(Table& table, SlotGroup& group) {
   std::vector<SavedRow> rows;
   const RecordLayout& layout = table.layout();
-  group.VisitSlots(0, kSlotCount, [&](const RowView& row) {
-    rows.push_back({row.key,
-                    row.lsn,
-                    row.updates,
-                    row.step,
-                    row.time_s,
-                    {row.values, row.values + layout.value_bytes},
-                    {row.state, row.state + layout.state_floats}});
-  });
+  group.VisitSlots(0, kSlotCount, [&](const RowView& row) { rows.push_back(Saved(row, layout)); });
   return rows;
 }
 

@@ -144,7 +144,7 @@ Status Service::FindTables(const std::vector<SectionView>& sections,
 
 void Service::FreezeSlots(uint32_t begin, uint32_t end) {
   const WriterLock lock(gate_);
-  for (uint32_t slot = begin; slot < end; ++slot) routing_.frozen.Add(slot);
+  routing_.frozen.Add(SlotSet::Range(begin, end));
 }
 
 bool Service::ServesAll(uint64_t version, Access access) const {

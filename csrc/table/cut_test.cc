@@ -24,16 +24,8 @@ std::vector<SavedRow> CutRows(StoreFixture& fixture, uint32_t slot_begin, uint32
     const uint32_t end = std::min(slot_end, (group + 1) * kSlotsPerGroup);
     if (begin >= end) continue;
     const Lsn* lsns = since == nullptr ? nullptr : since->data() + group * kSlotsPerGroup;
-    const Status status =
-        fixture.table().group(group).VisitCut(begin, end, lsns, [&](const RowView& row) {
-          rows.push_back({row.key,
-                          row.lsn,
-                          row.updates,
-                          row.step,
-                          row.time_s,
-                          {row.values, row.values + layout.value_bytes},
-                          {row.state, row.state + layout.state_floats}});
-        });
+    const Status status = fixture.table().group(group).VisitCut(
+        begin, end, lsns, [&](const RowView& row) { rows.push_back(Saved(row, layout)); });
     CHECK_TRUE(status.ok());
   }
   return rows;

@@ -45,6 +45,16 @@ struct SavedRow {
   friend bool operator==(const SavedRow&, const SavedRow&) = default;
 };
 
+inline SavedRow Saved(const RowView& row, const RecordLayout& layout) {
+  return {row.key,
+          row.lsn,
+          row.updates,
+          row.step,
+          row.time_s,
+          {row.values, row.values + layout.value_bytes},
+          {row.state, row.state + layout.state_floats}};
+}
+
 class StoreFixture {
  public:
   explicit StoreFixture(const TableSpec& spec, int threads = 1, const char* simd = "auto")
@@ -87,15 +97,8 @@ class StoreFixture {
     const RecordLayout& layout = table_.layout();
     std::vector<SavedRow> rows;
     for (uint32_t group = 0; group < kGroupCount; ++group) {
-      table_.group(group).VisitSlots(0, kSlotCount, [&](const RowView& row) {
-        rows.push_back({row.key,
-                        row.lsn,
-                        row.updates,
-                        row.step,
-                        row.time_s,
-                        {row.values, row.values + layout.value_bytes},
-                        {row.state, row.state + layout.state_floats}});
-      });
+      table_.group(group).VisitSlots(
+          0, kSlotCount, [&](const RowView& row) { rows.push_back(Saved(row, layout)); });
     }
     return rows;
   }

@@ -199,14 +199,8 @@ class ServerClient:
         Raises:
             Unavailable: the time was over, or the server gone, before the context ended.
         """
-        with self._channel.errors("freeze"):
-            call = self._stub.Freeze(
-                s.FreezeRequest(seconds=seconds),
-                timeout=seconds + WAIT_GRACE_S,
-                metadata=self._channel.metadata,
-            )
-            reply = next(call)
-        with self._while_active(call, seconds):
+        request = s.FreezeRequest(seconds=seconds)
+        with self._lasting("freeze", self._stub.Freeze, request, seconds) as reply:
             yield reply
 
     @contextmanager
@@ -216,20 +210,20 @@ class ServerClient:
         Raises:
             Unavailable: the time was over, or the server gone, before the context ended.
         """
-        with self._channel.errors("hold"):
-            call = self._stub.Hold(
-                s.HoldRequest(seconds=seconds),
-                timeout=seconds + WAIT_GRACE_S,
-                metadata=self._channel.metadata,
-            )
-            reply = next(call)
-        with self._while_active(call, seconds):
+        request = s.HoldRequest(seconds=seconds)
+        with self._lasting("hold", self._stub.Hold, request, seconds) as reply:
             yield reply
 
     @contextmanager
-    def _while_active(self, call: Any, seconds: float) -> Iterator[None]:
+    def _lasting(
+        self, what: str, method: Callable[..., Any], request: Any, seconds: float
+    ) -> Iterator[Any]:
+        """Make a call that lasts as long as the context; yield the first reply."""
+        with self._channel.errors(what):
+            call = method(request, timeout=seconds + WAIT_GRACE_S, metadata=self._channel.metadata)
+            reply = next(call)
         try:
-            yield
+            yield reply
             if not call.is_active():
                 raise Unavailable(
                     f"server at {self.address} held its rows for {seconds:g} s at most and let "
