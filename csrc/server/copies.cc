@@ -103,7 +103,7 @@ Status Copies::RepeatItem(const CopyItem& item, const CopyFrame& frame, const Sl
       return is_present ? Begin(item, source) : Status::Ok();
     }
     case CopyKind::kPushes:
-      return RepeatPushes(item, source);
+      return RepeatPushes(item, frame.head.routing_version, routing, source);
     default:
       break;
   }
@@ -135,10 +135,18 @@ Status Copies::Begin(const CopyItem& item, Source& source) {
   return source.applied.Import(range.begin, range.end, windows.value());
 }
 
-Status Copies::RepeatPushes(const CopyItem& item, Source& source) {
+Status Copies::RepeatPushes(const CopyItem& item, uint64_t version, const SlotRouting& routing,
+                            Source& source) {
   const auto pushes = item.As<AppliedPush>();
   if (!pushes.ok()) return pushes.status();
-  for (const AppliedPush& push : pushes.value()) source.applied.Finish(push);
+  SlotSet came_later;
+  source.slots.ForEach([&](uint32_t slot) {
+    if (routing.changed_at[slot] > version) came_later.Add(slot);
+  });
+  for (AppliedPush push : pushes.value()) {
+    push.passed_by.Add(came_later);
+    source.applied.Finish(push);
+  }
   return Status::Ok();
 }
 

@@ -64,7 +64,10 @@ class Copies {
   Status RepeatItem(const CopyItem& item, const CopyFrame& frame, const SlotRouting& routing,
                     Source& source) REQUIRES(mutex_);
   Status Begin(const CopyItem& item, Source& source) REQUIRES(mutex_);
-  Status RepeatPushes(const CopyItem& item, Source& source) REQUIRES(mutex_);
+  // By the routing of `version` they were applied: slots of the source that it got later were not
+  // among those that they could reach.
+  Status RepeatPushes(const CopyItem& item, uint64_t version, const SlotRouting& routing,
+                      Source& source) REQUIRES(mutex_);
   Result<TableId> FindTable(uint64_t salt) const REQUIRES(mutex_);
   void Forget(const SlotSet& slots) REQUIRES(mutex_);
   // Of slots that are `source`'s before and this server's after.

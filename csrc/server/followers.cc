@@ -116,6 +116,11 @@ void Followers::Queue(Follower& follower, Entry entry) {
   follower.queue.push_back(std::make_shared<const Entry>(std::move(entry)));
 }
 
+bool Followers::HasNoted() {
+  const MutexLock lock(mutex_);
+  return !noted_.empty();
+}
+
 bool Followers::HasBackups() const {
   return std::any_of(followers_.begin(), followers_.end(),
                      [](const auto& follower) { return !follower.second.complete.empty(); });
@@ -175,9 +180,10 @@ std::function<void()> Followers::Follow(uint64_t version,
   {
     const MutexLock cutting(cutting_);
     const WriterLock changing(changing_);
+    // What was noted concerns slots as they were: who follows still is told so.
+    if (HasNoted()) TakeCutNow();
     const MutexLock lock(mutex_);
     version_ = version;
-    // All that was noted concerns slots as they were: who follows still is told of it.
     std::erase_if(followers_, [&](const auto& f) { return !backups.contains(f.first); });
     for (const auto& [target, slots] : backups) {
       auto [at, is_new] = followers_.try_emplace(target);
@@ -190,7 +196,6 @@ std::function<void()> Followers::Follow(uint64_t version,
     told_operations_.clear();
     is_dirty_ = !followers_.empty();
     LogGroups();
-    if (followers_.empty()) noted_.clear();
     if (kept == Kept::kSome) refused = TakeAll();
     safe = TakeSafe();
   }

@@ -144,6 +144,7 @@ class Followers {
   void LogGroups() REQUIRES(mutex_);
   Follower* Find(ServerNumber target) REQUIRES(mutex_);
   void Queue(Follower& follower, Entry entry) REQUIRES(mutex_);
+  bool HasNoted() EXCLUDES(mutex_);
   bool HasBackups() const REQUIRES(mutex_);
   uint64_t SafeCut() const REQUIRES(mutex_);
   Answers TakeSafe() REQUIRES(mutex_);
