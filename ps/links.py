@@ -65,45 +65,26 @@ class Links:
 
     def _carry(self, number: int, address: str) -> None:
         native = self._tables.native
-        # It has no identity of its own: frames carry that of this server.
-        client = _native.Client(0)
-        is_connected = is_silent = False
         with closing(ServerClient(address, self.credentials, FRAME_TIMEOUT_S)) as server:
+            sender = _Sender(number, server)
             while not self._stopping.is_set():
                 frame = native.next_copy_frame(number, IDLE_S)
                 if frame is None:
                     if self._retire(number):
                         return
                     continue
-                if not frame[1]:
-                    continue
-                try:
-                    if not is_connected:
-                        wanted = os.environ.get(TRANSPORT_VARIABLE) or "auto"
-                        connect(client, number, server, wanted, FRAME_TIMEOUT_S)
-                        is_connected = True
-                    refused = client.send_copy(number, frame[1], FRAME_TIMEOUT_S)
-                except EmberyError as error:
-                    is_connected = is_connected and not isinstance(
-                        error, Unavailable | DeadlineExceeded
-                    )
-                    if not is_silent:
-                        log.warning(
-                            "server %d does not take in copies; it is tried again: %s",
-                            number, error,
-                        )  # fmt: skip
-                    is_silent = True
-                    self._stopping.wait(RETRY_S)
-                    continue
-                is_silent = False
-                if refused:
+                position, body = frame
+                refused = sender.send(body) if body else None
+                if refused is None:
+                    self._stopping.wait(RETRY_S if body else 0.0)
+                elif refused:
                     log.warning(
                         "another server owns slots of this one by a newer routing",
                         extra=facts(said_by=number),
                     )
                     native.refuse_copy(number)
                 else:
-                    native.acknowledge_copy(number, frame[0])
+                    native.acknowledge_copy(number, position)
 
     def _retire(self, number: int) -> bool:
         with self._lock:
@@ -111,3 +92,33 @@ class Links:
                 return False
             del self._links[number]
             return True
+
+
+class _Sender:
+    """Sends frames to a server, and says once that it cannot."""
+
+    def __init__(self, number: int, server: ServerClient) -> None:
+        # It has no identity of its own: frames carry that of this server.
+        self._client = _native.Client(0)
+        self._number, self._server = number, server
+        self._is_connected = self._has_told = False
+
+    def send(self, body: bytes) -> int | None:
+        """Return how many slots of a frame were refused; None if it did not get there."""
+        try:
+            if not self._is_connected:
+                wanted = os.environ.get(TRANSPORT_VARIABLE) or "auto"
+                connect(self._client, self._number, self._server, wanted, FRAME_TIMEOUT_S)
+                self._is_connected = True
+            refused = self._client.send_copy(self._number, body, FRAME_TIMEOUT_S)
+        except EmberyError as error:
+            if isinstance(error, Unavailable | DeadlineExceeded):
+                self._is_connected = False
+            if not self._has_told:
+                log.warning(
+                    "server %d does not take in copies; it is tried again: %s", self._number, error
+                )
+            self._has_told = True
+            return None
+        self._has_told = False
+        return refused

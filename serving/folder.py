@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -10,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from embery.errors import InvalidArgument, ResourceExhausted, Unavailable
+from embery.checkpoint.write_errors import write_errors
+from embery.errors import InvalidArgument, Unavailable
 
-# No room, no quota, beyond the limit on files.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WHEN_FULL = "the export was given up and removed; make room or export elsewhere"
 
 
 @contextmanager
@@ -33,7 +32,7 @@ def appearing_folder(dest: Path) -> Iterator[Path]:
     """
     dest = dest.absolute()
     partial = dest.with_name(f".{dest.name}.partial")
-    with _our_errors(dest):
+    with write_errors(str(dest), "bundle", _WHEN_FULL):
         if dest.exists():
             raise InvalidArgument(
                 f"{dest}: exists already; a bundle never replaces anything: name a new folder"
@@ -86,17 +85,3 @@ def _locked(partial: Path, dest: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _our_errors(dest: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        where, reason = error.filename or dest, error.strerror or str(error)
-        if error.errno in _FULL:
-            raise ResourceExhausted(
-                f"{where}: {reason}; the export was given up and removed; make room or export "
-                "elsewhere"
-            ) from error
-        raise Unavailable(f"{where}: cannot write the bundle: {reason}") from error

@@ -7,16 +7,12 @@
 namespace embery {
 namespace {
 
-Status Malformed(const char* what) {
-  return Status::InvalidArgument(std::string("malformed copy: ") + what);
-}
-
 // The slots that a kBegin is about.
 Result<CopyRange> RangeOf(const CopyItem& item) {
   CopyRange range{};
-  if (item.bytes.size() < sizeof(range)) return Malformed("a range is cut off");
+  if (item.bytes.size() < sizeof(range)) return MalformedCopy("a range is cut off");
   std::memcpy(&range, item.bytes.data(), sizeof(range));
-  if (range.begin >= range.end || range.end > kSlotCount) return Malformed("a range is none");
+  if (range.begin >= range.end || range.end > kSlotCount) return MalformedCopy("a range is none");
   return range;
 }
 
@@ -71,7 +67,7 @@ Result<Copies::Verdict> Copies::CheckOwner(const CopyFrame& frame,
 
 Result<Copies::Verdict> Copies::Repeat(const CopyFrame& frame, const SlotRouting& routing) {
   if (frame.head.server >= kNoServer || frame.head.server == number_) {
-    return Malformed("it is of no other server");
+    return MalformedCopy("it is of no other server");
   }
   if (frame.head.routing_version > routing.version) {
     return Status::Unavailable("routing " + std::to_string(frame.head.routing_version) +
@@ -91,7 +87,7 @@ Result<Copies::Verdict> Copies::Repeat(const CopyFrame& frame, const SlotRouting
 
 Status Copies::RepeatItem(const CopyItem& item, const CopyFrame& frame, const SlotRouting& routing,
                           Source& source) {
-  if (item.group >= kGroupCount) return Malformed("there is no such group");
+  if (item.group >= kGroupCount) return MalformedCopy("there is no such group");
   switch (item.kind) {
     case CopyKind::kBegin: {
       const Result<CopyRange> range = RangeOf(item);
@@ -114,12 +110,12 @@ Status Copies::RepeatItem(const CopyItem& item, const CopyFrame& frame, const Sl
   }
   if (item.kind == CopyKind::kTotals) {
     const auto totals = item.As<SlotGroup::Totals>();
-    if (!totals.ok() || totals.value().size() != 1) return Malformed("totals are cut off");
+    if (!totals.ok() || totals.value().size() != 1) return MalformedCopy("totals are cut off");
     source.totals[{id.value(), item.group}] = totals.value()[0];
     return Status::Ok();
   }
   const auto step = item.As<uint64_t>();
-  if (!step.ok() || step.value().size() != 1) return Malformed("a step is cut off");
+  if (!step.ok() || step.value().size() != 1) return MalformedCopy("a step is cut off");
   source.steps[id.value()] = static_cast<uint32_t>(step.value()[0]);
   return Status::Ok();
 }

@@ -51,7 +51,6 @@ class Copies {
  private:
   // What is known of another server.
   struct Source {
-    Source() = default;
     SlotSet slots;
     AppliedPushes applied;
     std::map<std::pair<TableId, uint32_t>, SlotGroup::Totals> totals;  // By group.

@@ -26,6 +26,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/deadline.h"
 #include "base/mutex.h"
 #include "base/slot_set.h"
 #include "base/status.h"
@@ -38,7 +39,6 @@ namespace embery {
 
 class Followers {
  public:
-  using Deadline = std::chrono::steady_clock::time_point;
   // kSafe: all backups have it. kRefused: another server owns its slots. kStopped: this one ends.
   enum class Fate : uint8_t { kSafe, kRefused, kStopped };
   using Answer = std::function<void(Fate)>;

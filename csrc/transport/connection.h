@@ -16,12 +16,11 @@
 #include <span>
 #include <string>
 
+#include "base/deadline.h"
 #include "base/status.h"
 #include "wire/frame.h"
 
 namespace embery {
-
-using Deadline = std::chrono::steady_clock::time_point;
 
 // Milliseconds until the deadline, rounded up, for poll(); 0 if it has passed.
 int MillisecondsUntil(Deadline deadline);

@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include "wire/frame.h"
+
 namespace embery {
 namespace {
 
@@ -15,13 +17,11 @@ struct RawItem {
 };
 static_assert(sizeof(CopyHead) == 24 && sizeof(RawItem) == 24);
 
-constexpr uint64_t RoundUp8(uint64_t bytes) { return (bytes + 7) / 8 * 8; }
+}  // namespace
 
-Status Malformed(const std::string& what) {
+Status MalformedCopy(const std::string& what) {
   return Status::InvalidArgument("malformed copy: " + what);
 }
-
-}  // namespace
 
 CopyFrameWriter::CopyFrameWriter(const CopyHead& head) : bytes_(sizeof(head)) {
   std::memcpy(bytes_.data(), &head, sizeof(head));
@@ -45,26 +45,26 @@ std::vector<std::byte> CopyFrameWriter::Take() {
 
 Result<CopyFrame> DecodeCopyFrame(std::span<const std::byte> body) {
   CopyFrame frame{};
-  if (body.size() < sizeof(frame.head)) return Malformed("it ends within its head");
+  if (body.size() < sizeof(frame.head)) return MalformedCopy("it ends within its head");
   std::memcpy(&frame.head, body.data(), sizeof(frame.head));
   std::span<const std::byte> rest = body.subspan(sizeof(frame.head));
   for (uint32_t i = 0; i < frame.head.items; ++i) {
     RawItem raw;
-    if (rest.size() < sizeof(raw)) return Malformed("it ends within the head of an item");
+    if (rest.size() < sizeof(raw)) return MalformedCopy("it ends within the head of an item");
     std::memcpy(&raw, rest.data(), sizeof(raw));
     rest = rest.subspan(sizeof(raw));
     if (raw.kind < static_cast<uint32_t>(CopyKind::kBegin) ||
         raw.kind > static_cast<uint32_t>(CopyKind::kStep)) {
-      return Malformed("an item's kind is " + std::to_string(raw.kind));
+      return MalformedCopy("an item's kind is " + std::to_string(raw.kind));
     }
     if (raw.bytes > rest.size() || RoundUp8(raw.bytes) > rest.size()) {
-      return Malformed("it ends within an item");
+      return MalformedCopy("it ends within an item");
     }
     frame.items.push_back(
         {static_cast<CopyKind>(raw.kind), raw.group, raw.salt, rest.first(raw.bytes)});
     rest = rest.subspan(RoundUp8(raw.bytes));
   }
-  if (!rest.empty()) return Malformed(std::to_string(rest.size()) + " bytes follow its end");
+  if (!rest.empty()) return MalformedCopy(std::to_string(rest.size()) + " bytes follow its end");
   return frame;
 }
 

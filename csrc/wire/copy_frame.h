@@ -15,12 +15,16 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <string>
 #include <type_traits>
 #include <vector>
 
 #include "base/status.h"
 
 namespace embery {
+
+// What is said of a frame that makes no sense.
+Status MalformedCopy(const std::string& what);
 
 enum class CopyKind : uint32_t {
   kBegin = 1,  // CopyRange: slots that follow; and the windows of pushes to them.
@@ -46,7 +50,7 @@ struct CopyItem {
   Result<std::span<const T>> As() const {
     static_assert(std::is_trivially_copyable_v<T> && alignof(T) <= 8);
     if (bytes.size() % sizeof(T) != 0) {
-      return Status::InvalidArgument("malformed copy: an item has a part of an element");
+      return MalformedCopy("an item has a part of an element");
     }
     return std::span<const T>(reinterpret_cast<const T*>(bytes.data()), bytes.size() / sizeof(T));
   }

@@ -43,6 +43,9 @@ void EncodeHeader(const FrameHeader& header, std::byte* out);
 Result<FrameHeader> DecodeHeader(std::span<const std::byte, kHeaderBytes> data,
                                  uint32_t body_bytes_max = kBodyBytesMax);
 
+// Parts of a body begin at multiples of 8.
+constexpr uint64_t RoundUp8(uint64_t bytes) { return (bytes + 7) / 8 * 8; }
+
 // A whole frame in one piece.
 struct FrameView {
   FrameHeader header;

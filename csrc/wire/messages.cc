@@ -40,8 +40,6 @@ struct RawReply {
 static_assert(sizeof(RawPull) == 24 && sizeof(RawPush) == 48 && sizeof(RawReply) == 32);
 static_assert(ReplyRowsOffset(0) == sizeof(RawReply));
 
-constexpr uint64_t RoundUp8(uint64_t bytes) { return (bytes + 7) / 8 * 8; }
-
 Status Malformed(const std::string& what) {
   return Status::InvalidArgument("malformed message: " + what);
 }

@@ -28,6 +28,7 @@
 
 #include "base/status.h"
 #include "optim/spec.h"
+#include "wire/frame.h"
 
 namespace embery {
 
@@ -126,6 +127,6 @@ Result<ReplyMessage> DecodeReply(std::span<const std::byte> body);
 bool CarriesRows(std::span<const std::byte> front);
 
 // Bytes before the rows of a reply without text.
-constexpr size_t ReplyRowsOffset(size_t absent_count) { return 32 + (absent_count + 7) / 8 * 8; }
+constexpr size_t ReplyRowsOffset(size_t absent_count) { return 32 + RoundUp8(absent_count); }
 
 }  // namespace embery

@@ -6,15 +6,13 @@ is in place; whatever goes wrong before that leaves nothing behind.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -37,14 +35,18 @@ from embery.checkpoint.retention import retire
 from embery.checkpoint.sealed import seal_of
 from embery.checkpoint.storage import PendingCheckpoint, Sink
 from embery.checkpoint.tables import Lsns, TableSource
-from embery.errors import InvalidArgument, ResourceExhausted, Unavailable
+from embery.checkpoint.write_errors import write_errors
+from embery.errors import InvalidArgument, Unavailable
 from embery.observability.logs import facts
 from embery.validation import require_int
 
 BATCH_BYTES = 4 << 20
 READ_BYTES = 16 << 20
 _log = logging.getLogger(__name__)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WHEN_FULL = (
+    "the checkpoint was given up and removed, earlier ones are as they were; make room or save "
+    "elsewhere"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ def write(
     state_parts = None if state is None else tree.encode(state)
     named = _by_name(sources)
     storage = storage_of(dest)
-    with _storage_errors(storage.address), storage.writing() as pending:
+    errors = write_errors(storage.address, "checkpoint", _WHEN_FULL)
+    with errors, storage.writing() as pending:
         manifest = _Run(pending, options, base).manifest(named, state_parts)
         data = manifests.encode(manifest)
         folder = pending.commit(data)
@@ -288,19 +291,3 @@ def _table_entry(
         groups=full,
         state=state,
     )
-
-
-@contextmanager
-def _storage_errors(address: str) -> Iterator[None]:
-    """Turn errors of the file system into ours, with the path that failed."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or address
-        reason = error.strerror or str(error)
-        if error.errno in _FULL:
-            raise ResourceExhausted(
-                f"{where}: {reason}; the checkpoint was given up and removed, earlier ones are as "
-                "they were; make room or save elsewhere"
-            ) from error
-        raise Unavailable(f"{where}: cannot write the checkpoint: {reason}") from error
