@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -56,15 +55,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """Let no file of this process grow beyond 1 MiB."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (FULL_BYTES, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def refuse_a_large_checkpoint(dest: Path) -> None:
     checkpoint.write(dest, [_Rows(0)], state={"good": 1})
     with pytest.raises(em.ResourceExhausted) as error:
@@ -80,6 +70,6 @@ def test_a_full_file_system_is_named_and_harms_nothing(small_disk: Path) -> None
     refuse_a_large_checkpoint(small_disk)
 
 
-@pytest.mark.usefixtures("small_files")
-def test_a_file_size_limit_is_named_and_harms_nothing(tmp_path: Path) -> None:
-    refuse_a_large_checkpoint(tmp_path)
+def test_a_file_size_limit_is_named_and_harms_nothing(tmp_path: Path, small_files: Any) -> None:
+    with small_files(FULL_BYTES):
+        refuse_a_large_checkpoint(tmp_path)

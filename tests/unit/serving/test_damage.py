@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,18 +126,10 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
             Bundle.open(path)
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """Let no file of this process grow beyond 8 KiB, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.usefixtures("small_files")
-def test_a_full_disk_is_named_and_leaves_nothing(trained: Any, tmp_path: Path) -> None:
-    with pytest.raises(em.ResourceExhausted, match="make room"):
+def test_a_full_disk_is_named_and_leaves_nothing(
+    trained: Any, tmp_path: Path, small_files: Any
+) -> None:
+    with small_files(8192), pytest.raises(em.ResourceExhausted, match="make room"):
         trained.export(tmp_path / "b")
     assert not list(tmp_path.iterdir())
 
